@@ -1,0 +1,147 @@
+"""Configuration: every key of this project, declared once, with its published default.
+
+Third-party YAML files rely on the defaults, so a published key never changes its default; keys marked "new" did not exist
+in the original and their defaults reproduce the published behavior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.projects.deeplab import add_deeplab_config
+
+__all__ = ["add_maskformer2_config", "load_config"]
+
+
+def add_maskformer2_config(cfg: CfgNode) -> None:
+    """Add the keys of Mask2Former, MaskFormer and the video model to Detectron2's defaults (in place).
+
+    Call `detectron2.projects.deeplab.add_deeplab_config(cfg)` first: published files also name DeepLab's keys.
+    """
+    _add_input_config(cfg)
+    _add_solver_config(cfg)
+    _add_mask_former_config(cfg)
+    _add_pixel_decoder_config(cfg)
+    _add_swin_config(cfg)
+
+
+def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """Defaults, then the YAML file with its bases, then `KEY VALUE` overrides; frozen.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        KeyError: the file or the overrides name a key that does not exist.
+    """
+    if not Path(config_file).is_file():
+        raise FileNotFoundError(f"config file {str(config_file)!r} does not exist (--config-file)")
+    cfg = get_cfg()
+    add_deeplab_config(cfg)
+    add_maskformer2_config(cfg)
+    cfg.merge_from_file(str(config_file), allow_unsafe=False)
+    cfg.merge_from_list(list(overrides))
+    cfg.freeze()
+    return cfg
+
+
+def _add_input_config(cfg: CfgNode) -> None:
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"  # a name in DATASET_MAPPER_REGISTRY
+    cfg.INPUT.COLOR_AUG_SSD = False  # append SSD color jitter to the augmentations
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # largest share of one class in a training crop; 1.0 accepts any crop
+    cfg.INPUT.SIZE_DIVISIBILITY = -1  # side in pixels of the square that samples are padded to; <= 0 pads nothing
+    cfg.INPUT.IMAGE_SIZE = 1024  # side in pixels of the square of large-scale jittering (LSJ)
+    cfg.INPUT.MIN_SCALE = 0.1  # LSJ: smallest scale relative to IMAGE_SIZE
+    cfg.INPUT.MAX_SCALE = 2.0  # LSJ: largest scale relative to IMAGE_SIZE
+    # new: False keeps a segment that the crop removed as an empty target, as the published models were trained;
+    # True drops it together with its label. The LSJ instance mapper always drops.
+    cfg.INPUT.DROP_EMPTY_MASKS = False
+    # Video clips
+    cfg.INPUT.SAMPLING_FRAME_NUM = 2  # frames of one training clip
+    cfg.INPUT.SAMPLING_FRAME_RANGE = 20  # largest distance of a frame from the clip's reference frame
+    cfg.INPUT.SAMPLING_FRAME_SHUFFLE = False  # shuffle the frames of a clip instead of keeping them in order
+    cfg.INPUT.AUGMENTATIONS = []  # any of "brightness", "contrast", "saturation", "rotation"
+    # new: False stops at the first unreadable file; True names it, counts it and takes another sample
+    cfg.DATALOADER.SKIP_BROKEN = False
+
+
+def _add_solver_config(cfg: CfgNode) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAMW"  # "ADAMW" | "SGD"
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # weight decay of nn.Embedding
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1  # learning rate of the backbone relative to BASE_LR
+    cfg.SOLVER.POLY_LR_POWER = 0.9  # exponent of WarmupPolyLR
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # floor of WarmupPolyLR as a fraction of BASE_LR
+    cfg.SOLVER.ACCUMULATION_STEPS = 1  # new: micro-batches per optimizer step; together they hold IMS_PER_BATCH images
+    cfg.SOLVER.AMP.PRECISION = "fp16"  # new: "fp16" (CUDA, scaled loss) | "bf16"; read when SOLVER.AMP.ENABLED
+    # new: load a checkpoint whose class head has another number of classes and start that head afresh
+    cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH = False
+
+
+def _add_mask_former_config(cfg: CfgNode) -> None:
+    cfg.MODEL.MASK_FORMER = CfgNode()
+    node = cfg.MODEL.MASK_FORMER
+    # Loss
+    node.DEEP_SUPERVISION = True  # a loss after every decoder layer, not only after the last
+    node.NO_OBJECT_WEIGHT = 0.1  # weight of the no-object class in the classification loss
+    node.CLASS_WEIGHT = 1.0  # classification: loss weight and matching cost weight
+    node.DICE_WEIGHT = 1.0  # dice: loss weight and matching cost weight
+    node.MASK_WEIGHT = 20.0  # mask cross-entropy: loss weight and matching cost weight
+    node.TRAIN_NUM_POINTS = 112 * 112  # points at which a pair of masks is compared
+    node.OVERSAMPLE_RATIO = 3.0  # candidates drawn per point when looking for uncertain ones
+    node.IMPORTANCE_SAMPLE_RATIO = 0.75  # share of points that are the most uncertain candidates
+    # Transformer decoder
+    node.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"  # a name in TRANSFORMER_DECODER_REGISTRY
+    # "multi_scale_pixel_decoder" | "transformer_encoder" | "pixel_embedding" | a backbone feature such as "res5"
+    node.TRANSFORMER_IN_FEATURE = "res5"
+    node.NHEADS = 8
+    node.DROPOUT = 0.1  # not read by the masked decoder, which has none
+    node.DIM_FEEDFORWARD = 2048  # inner width of the decoder's feed-forward networks
+    node.ENC_LAYERS = 0  # encoder layers inside the MaskFormer (DETR-style) decoder
+    node.DEC_LAYERS = 6  # prediction layers; the masked decoder counts its initial prediction as one of them
+    node.PRE_NORM = False
+    node.HIDDEN_DIM = 256
+    node.NUM_OBJECT_QUERIES = 100
+    node.ENFORCE_INPUT_PROJ = False  # project the decoder's inputs even where the widths already agree
+    node.SIZE_DIVISIBILITY = 32  # images are padded to a multiple of this; negative takes the backbone's own value
+    node.CHECKPOINT_TRANSFORMER = False  # new: recompute transformer layers in the backward pass to save memory
+    # Inference
+    node.TEST = CfgNode()
+    node.TEST.SEMANTIC_ON = True
+    node.TEST.INSTANCE_ON = False
+    node.TEST.PANOPTIC_ON = False
+    node.TEST.OBJECT_MASK_THRESHOLD = 0.0  # panoptic: a query takes part when its class score is above this
+    node.TEST.OVERLAP_THRESHOLD = 0.0  # panoptic: smallest visible share of a segment
+    # resize masks to the output size before (True) or after (False) the semantic merge
+    node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
+
+
+def _add_pixel_decoder_config(cfg: CfgNode) -> None:
+    node = cfg.MODEL.SEM_SEG_HEAD
+    node.PIXEL_DECODER_NAME = "BasePixelDecoder"  # a name in PIXEL_DECODER_REGISTRY
+    node.MASK_DIM = 256  # width of the per-pixel embeddings
+    node.TRANSFORMER_ENC_LAYERS = 0  # transformer layers inside the pixel decoder
+    node.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
+    node.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4  # sampling points per head and level
+    # Published files write 8 here, yet the encoder has MODEL.MASK_FORMER.NHEADS heads; a third value is refused.
+    node.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
+
+
+def _add_swin_config(cfg: CfgNode) -> None:
+    cfg.MODEL.SWIN = CfgNode()
+    node = cfg.MODEL.SWIN
+    node.PRETRAIN_IMG_SIZE = 224  # pixels; only sets the size of the absolute position embedding
+    node.PATCH_SIZE = 4  # pixels
+    node.EMBED_DIM = 96  # channels of the first stage; each further stage doubles them
+    node.DEPTHS = [2, 2, 6, 2]  # blocks per stage
+    node.NUM_HEADS = [3, 6, 12, 24]  # attention heads per stage
+    node.WINDOW_SIZE = 7  # tokens
+    node.MLP_RATIO = 4.0
+    node.QKV_BIAS = True
+    node.QK_SCALE = None  # None: 1 / sqrt(head width)
+    node.DROP_RATE = 0.0
+    node.ATTN_DROP_RATE = 0.0
+    node.DROP_PATH_RATE = 0.3  # stochastic depth of the last block; earlier blocks have linearly less
+    node.APE = False  # absolute position embedding
+    node.PATCH_NORM = True  # layer norm after the patch embedding
+    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    node.USE_CHECKPOINT = False  # recompute blocks in the backward pass

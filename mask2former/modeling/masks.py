@@ -1,0 +1,94 @@
+"""Mask logits as a product of mask embeddings and per-pixel features (Mask2Former, arXiv:2112.01527, Sec. 3.1).
+
+The product is bilinear, so whoever reads the logits first reduces the factors (fewer pixels, fewer queries) and then
+multiplies. This module is the only place that multiplies.
+"""
+# L prediction layers, B clips, T frames (1 for images), Q queries, K classes, C channels, P points, R selected queries,
+# (h, w) cells of the per-pixel features (stride 4).
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["MaskLogits", "Predictions", "resize_features"]
+
+
+def resize_features(features_BTChw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of every frame to `size` = (height, width): (B, T, C, h, w) -> (B, T, C, height, width)."""
+    if features_BTChw.shape[-2:] == size:
+        return features_BTChw
+    resized_NCHW = F.interpolate(features_BTChw.flatten(0, 1), size=size, mode="bilinear", align_corners=False)
+    return resized_NCHW.unflatten(0, features_BTChw.shape[:2])
+
+
+class MaskLogits(NamedTuple):
+    """Mask logits (..., B, Q, T, h, w), kept as two factors.
+
+    Attributes:
+        embeddings: (..., B, Q, C) mask embeddings; leading dimensions, if any, are prediction layers.
+        features: (B, T, C, h, w) per-pixel embeddings, shared by all queries and layers.
+    """
+
+    embeddings: Tensor
+    features: Tensor
+
+    def dense(self) -> Tensor:
+        """All logits, (..., B, Q, T, h, w)."""
+        return torch.einsum("...bqc,btchw->...bqthw", self.embeddings, self.features)
+
+    def resized(self, size: tuple[int, int]) -> MaskLogits:
+        """The same masks bilinearly resized to `size` = (height, width).
+
+        Resizing is linear: this equals resizing `dense()` up to rounding, at the price of C maps instead of Q per layer.
+        """
+        return MaskLogits(self.embeddings, resize_features(self.features, size))
+
+    def at_points(self, points_BP2: Tensor) -> Tensor:
+        """Logits at P points of every frame, the same points in all frames and for all queries of a clip.
+
+        Args:
+            points_BP2: (x, y) in [0, 1]^2 of the padded frame.
+
+        Returns:
+            (..., B, Q, T * P), frame index slowest. Outside the map counts as zero (PointRend's convention).
+        """
+        num_clips, num_frames = self.features.shape[:2]
+        grid_BTP2 = (2 * points_BP2 - 1).unsqueeze(1).expand(-1, num_frames, -1, -1)
+        sampled_NCP1 = F.grid_sample(
+            self.features.flatten(0, 1), grid_BTP2.flatten(0, 1).unsqueeze(2).to(self.features.dtype), align_corners=False
+        )
+        sampled_BTCP = sampled_NCP1.squeeze(3).unflatten(0, (num_clips, num_frames))
+        return torch.einsum("...bqc,btcp->...bqtp", self.embeddings, sampled_BTCP).flatten(-2)
+
+    def select(self, clip: int, rows: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """Logits of chosen queries of one clip.
+
+        Args:
+            clip: index along B.
+            rows: index tensors into the dimensions of `embeddings` without B, i.e. `queries` or `(layers, queries)`.
+
+        Returns:
+            (R, T, h, w).
+        """
+        embeddings_RC = self.embeddings[..., clip, :, :][rows]
+        return torch.einsum("rc,tchw->rthw", embeddings_RC, self.features[clip])
+
+    def layer(self, index: int) -> MaskLogits:
+        """The masks of one prediction layer, (B, Q, T, h, w); needs embeddings (L, B, Q, C)."""
+        return MaskLogits(self.embeddings[index], self.features)
+
+
+class Predictions(NamedTuple):
+    """What a transformer decoder says after each of L prediction layers; the last layer is the final word.
+
+    Attributes:
+        class_logits: (L, B, Q, K + 1), last class = "no object".
+        masks: factors with embeddings (L, B, Q, C).
+    """
+
+    class_logits: Tensor
+    masks: MaskLogits
