@@ -1,0 +1,139 @@
+"""Masks in all the forms data sets store them: COCO polygons, run lengths (RLE), bitmaps and panoptic id pictures.
+
+Everything is NumPy, because mappers run in worker processes. Only `ids_to_masks` sees torch: it makes the targets.
+"""
+
+# N masks, (H, W) pixels of the picture the labels belong to.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+
+def rgb_to_id(rgb_HW3: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    """Segment ids of a panoptic picture: R + 256 G + 65536 B, (H, W) int32."""
+    if rgb_HW3.ndim != 3 or rgb_HW3.shape[2] != 3:
+        raise ValueError(f"a panoptic picture must be (H, W, 3) RGB, got shape {rgb_HW3.shape}")
+    red, green, blue = (rgb_HW3[..., channel].astype(np.int32) for channel in range(3))
+    return red + (green << 8) + (blue << 16)
+
+
+def id_to_rgb(ids_HW: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """The panoptic picture (H, W, 3) uint8 of segment ids in 0..2^24 - 1."""
+    return np.stack([(ids_HW >> shift) & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+
+
+def ids_to_masks(ids_HW: NDArray[np.integer[Any]], ids: Sequence[int]) -> Tensor:
+    """One mask for each of N ids, in the order given.
+
+    Args:
+        ids_HW: integer map, for example of segment ids or of class labels.
+        ids: N values; a value that does not occur gives an all-false mask.
+
+    Returns:
+        (N, H, W) bool.
+    """
+    ids_N11 = np.asarray(ids, dtype=ids_HW.dtype).reshape(-1, 1, 1)
+    return torch.from_numpy(ids_HW[None] == ids_N11)
+
+
+def encode_rle(mask_HW: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO run lengths of a (H, W) bool mask, with text counts as JSON files store them."""
+    rle = coco_mask.encode(np.asfortranarray(mask_HW.astype(np.uint8)))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask of one COCO annotation, rasterized by COCO's rules; several polygons are united.
+
+    Args:
+        segmentation: list of polygons [x0, y0, x1, y1, ...], run lengths (compressed or not), or a (H, W) array.
+        size: (H, W) of the picture.
+
+    Returns:
+        (H, W) bool. A list without polygons (all of them cropped away) gives an all-false mask.
+    """
+    height, width = size
+    if isinstance(segmentation, list):
+        polygons = [np.asarray(polygon, dtype=np.float64).reshape(-1) for polygon in segmentation]
+        short = next((polygon for polygon in polygons if len(polygon) < 6 or len(polygon) % 2), None)
+        if short is not None:
+            raise ValueError(f"a polygon needs at least three points x, y, got the {len(short)} numbers {short.tolist()}")
+        if not polygons:
+            return np.zeros(size, dtype=bool)
+        rle = coco_mask.merge(coco_mask.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
+    elif isinstance(segmentation, dict):
+        rle = segmentation
+        if isinstance(rle["counts"], list):
+            rle = coco_mask.frPyObjects(rle, *rle["size"])
+    elif isinstance(segmentation, np.ndarray):
+        mask_HW = segmentation.astype(bool)
+        if mask_HW.shape != size:
+            raise ValueError(f"mask of shape {mask_HW.shape} for a picture of (height, width) {size}")
+        return mask_HW
+    else:
+        raise ValueError(f"segmentation must be polygons, RLE or an array, got {type(segmentation).__name__}")
+    if list(rle["size"]) != [height, width]:
+        raise ValueError(f"RLE of (height, width) {tuple(rle['size'])} for a picture of {size}")
+    return coco_mask.decode(rle).astype(bool)
+
+
+def mask_to_polygon(mask_HW: NDArray[np.bool_]) -> list[int] | None:
+    """The outline of a mask along pixel edges, [x0, y0, x1, y1, ...]; COCO's rules rasterize it back exactly.
+
+    Returns:
+        None when one outline cannot describe the mask: it is empty, in several parts, or has a hole.
+    """
+    padded = np.pad(mask_HW, 1)
+    inside_HW = padded[1:-1, 1:-1]
+    steps: dict[tuple[int, int], tuple[int, int]] = {}
+    num_edges = 0
+    # Directed edges with the mask on their right hand: top sides run right, right sides down, and so on.
+    for neighbor_HW, start, stop in (
+        (padded[:-2, 1:-1], (0, 0), (1, 0)),
+        (padded[1:-1, 2:], (1, 0), (1, 1)),
+        (padded[2:, 1:-1], (1, 1), (0, 1)),
+        (padded[1:-1, :-2], (0, 1), (0, 0)),
+    ):
+        rows, columns = (indices.tolist() for indices in np.nonzero(inside_HW & ~neighbor_HW))
+        num_edges += len(rows)
+        for row, column in zip(rows, columns, strict=True):
+            steps[column + start[0], row + start[1]] = (column + stop[0], row + stop[1])
+    if not steps or len(steps) < num_edges:  # a corner with two ways on: parts that touch diagonally
+        return None
+    first = point = next(iter(steps))
+    corners: list[tuple[int, int]] = []
+    for _ in range(num_edges):
+        following = steps[point]
+        if len(corners) < 1 or (following[0] - point[0], following[1] - point[1]) != direction:
+            corners.append(point)
+        direction = (following[0] - point[0], following[1] - point[1])
+        point = following
+        if point == first:
+            break
+    is_single_outline = _outline_length(corners) == num_edges
+    return [value for corner in corners for value in corner] if is_single_outline else None
+
+
+def tight_boxes(masks_NHW: Tensor) -> Tensor:
+    """Boxes (x0, y0, x1, y1) around (N, H, W) bool masks, exclusive ends: (N, 4) float32; zeros where a mask is empty."""
+    boxes_N4 = torch.zeros(masks_NHW.shape[0], 4)
+    for axis, (low, high) in ((1, (0, 2)), (2, (1, 3))):
+        occupied_NS = masks_NHW.any(dim=axis)
+        length = occupied_NS.shape[1]
+        boxes_N4[:, low] = occupied_NS.float().argmax(dim=1)
+        boxes_N4[:, high] = length - occupied_NS.flip(1).float().argmax(dim=1)
+    return boxes_N4 * masks_NHW.flatten(1).any(dim=1)[:, None]
+
+
+def _outline_length(corners: list[tuple[int, int]]) -> int:
+    """Length of a closed outline whose sides are all horizontal or vertical."""
+    following = corners[1:] + corners[:1]
+    return sum(abs(x1 - x0) + abs(y1 - y0) for (x0, y0), (x1, y1) in zip(corners, following, strict=True))
