@@ -1,0 +1,38 @@
+"""Tensors that depend on sizes alone: built once per size and device, kept outside modules and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
+__all__ = ["cached_constant"]
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def cached_constant(max_entries: int) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Decorator: remember the last `max_entries` results of a function from hashable numbers and a device to tensors.
+
+    The bound keeps a run over pictures of many sizes from filling the memory. Callers must not write into the result.
+    """
+
+    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        @lru_cache(maxsize=max_entries)
+        def build(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            # A tensor born in inference mode could never take part in training afterwards.
+            with torch.inference_mode(False), torch.no_grad():
+                return function(*args, **kwargs)
+
+        @wraps(function)
+        def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            if torch.compiler.is_compiling():  # tracing must see the arithmetic and must not leave fake tensors behind
+                return function(*args, **kwargs)
+            return build(*args, **kwargs)
+
+        return call
+
+    return decorate
