@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -30,9 +31,10 @@ class _MissingCompiledPart(ModuleType):
         if name.startswith("__"):  # introspection (inspect, doctest, pickle) probes every module for these
             raise AttributeError(name)
         raise AttributeError(
-            f"{_COMPILED}.{name} is missing, because the installed Detectron2 has only its Python part. Mask2Former does not "
-            "need it; deformable convolution, rotated boxes and the fast COCO evaluation do (use COCOEvaluator(..., "
-            "use_fast_impl=False) for the last). To have them, install Detectron2 from its sources into this environment."
+            f"{_COMPILED}.{name} is missing, because the installed Detectron2 has only its Python part. Mask2Former "
+            "does not need it; deformable convolution, rotated boxes and the fast COCO evaluation do (instead of the "
+            "last, use COCOEvaluator(..., use_fast_impl=False)). To have them, install Detectron2 from its sources: "
+            "make setup DETECTRON2=<requirement>."
         )
 
 
@@ -42,26 +44,33 @@ def apply_adjustments(detectron2_root: Path) -> list[str]:
     Returns:
         What was done, one short name each, in order; empty for a Detectron2 that needs nothing.
     """
-    adjustments = {
-        "compiled part": (_stand_in_for_compiled_part, ("layers/deform_conv.py", r"^from detectron2 import _C")),
-        "PIL.Image.LINEAR": (_restore_pil_linear, ("data/transforms/transform.py", r"\bImage\.LINEAR\b")),
-        "NumPy aliases": (_restore_numpy_aliases, ("evaluation/sem_seg_evaluation.py", r"\bnp\.(int|float)\b")),
-    }
-    return [
-        name
-        for name, (adjust, (file_name, pattern)) in adjustments.items()
-        if _contains(detectron2_root / file_name, pattern) and adjust()
-    ]
+    done = []
+    deform_conv = detectron2_root / "layers" / "deform_conv.py"
+    transform = detectron2_root / "data" / "transforms" / "transform.py"
+    semantic_evaluation = detectron2_root / "evaluation" / "sem_seg_evaluation.py"
+    imports_compiled_part = _contains(deform_conv, r"^from detectron2 import _C")
+    if imports_compiled_part and not _is_compiled(detectron2_root) and _stand_in_for_compiled_part():
+        done.append("compiled part")
+    if _contains(transform, r"\bImage\.LINEAR\b") and _restore_pil_linear():
+        done.append("PIL.Image.LINEAR")
+    if _contains(semantic_evaluation, r"\bnp\.(int|float)\b") and _restore_numpy_aliases():
+        done.append("NumPy aliases")
+    return done
 
 
 def _contains(source: Path, pattern: str) -> bool:
     return source.is_file() and re.search(pattern, source.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
+def _is_compiled(detectron2_root: Path) -> bool:
+    # Not find_spec("detectron2._C"): that would import the package first.
+    return any(path.suffix in (".so", ".pyd") for path in detectron2_root.glob("_C.*"))
+
+
 def _stand_in_for_compiled_part() -> bool:
-    # Up to 0.5, `detectron2.layers` imports the extension unconditionally (at the start of a line, which is what the pattern
-    # asks for). Later versions guard the import and choose pure Python when it fails: there a stand-in would do harm.
-    if _COMPILED in sys.modules or _extension_is_built():
+    # Up to 0.5, `detectron2.layers` imports the extension unconditionally (at the start of a line: that is what the
+    # pattern asks for). Later versions guard the import and take pure Python when it fails: a stand-in would do harm.
+    if _COMPILED in sys.modules:
         return False
     stand_in: Any = _MissingCompiledPart(_COMPILED)
     # The report that Detectron2 logs at the start of every run asks an importable extension for these three.
@@ -70,11 +79,6 @@ def _stand_in_for_compiled_part() -> bool:
     stand_in.has_cuda = lambda: False
     sys.modules[_COMPILED] = stand_in
     return True
-
-
-def _extension_is_built() -> bool:
-    # find_spec("detectron2._C") would import the package first.
-    return any(path.suffix in (".so", ".pyd") for path in _detectron2_root().glob("_C.*"))
 
 
 def _restore_pil_linear() -> bool:
@@ -87,8 +91,8 @@ def _restore_pil_linear() -> bool:
 
 
 def _restore_numpy_aliases() -> bool:
-    # NumPy 1.24 dropped its aliases of Python's types; Detectron2 up to 0.6 uses these four in the semantic evaluator, bit
-    # masks, the class histogram and the Pascal reader. A NumPy that has one (2.0 brought `bool` back) keeps its own.
+    # NumPy 1.24 dropped its aliases of Python's types; Detectron2 up to 0.6 uses these four: semantic evaluator, bit
+    # masks, class histogram, Pascal reader. A NumPy that has one keeps its own (2.0 brought `bool` back).
     aliases = {"bool": bool, "int": int, "float": float, "str": str}
     missing = {name: python_type for name, python_type in aliases.items() if name not in vars(np)}
     for name, python_type in missing.items():
@@ -99,8 +103,16 @@ def _restore_numpy_aliases() -> bool:
 def _detectron2_root() -> Path:
     spec = importlib.util.find_spec("detectron2")
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError("Detectron2 is not installed in this environment: run `make setup`, or install it from its sources.")
+        raise ImportError("Detectron2 is not installed here: run `make setup`, or install it from its sources.")
     return Path(spec.submodule_search_locations[0])
 
 
+def _hush_torchscript_notice() -> None:
+    # While they are imported, Detectron2 and fvcore (their newest versions too) compile a handful of functions that we
+    # never call with torch.jit.script, and torch complains about each. The warning gives torch's own file as its place,
+    # so its message is all there is to choose by.
+    warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning, r"torch\.jit\._script")
+
+
 apply_adjustments(_detectron2_root())
+_hush_torchscript_notice()
