@@ -1,0 +1,56 @@
+# What a newcomer types. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= dev,demo,hf
+# A requirement, such as git+https://... or a folder, that replaces the Detectron2 in the environment; empty: keep it, or
+# install the one named in tools/setup_environment.py.
+DETECTRON2 ?=
+# Arguments for pytest, such as TESTS="tests/test_config.py -k published"
+TESTS ?= tests
+
+RUN := $(VENV)/bin/python
+UV := $(RUN) -m uv
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format demo train-digits bench lock
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
+
+setup:  ## build $(VENV) from pinned versions [PYTHON=, VENV=, EXTRAS=, DETECTRON2=]
+	@$(PYTHON) tools/setup_environment.py --venv "$(VENV)" --extras "$(EXTRAS)" --detectron2 "$(DETECTRON2)"
+
+test: setup  ## run the tests on the CPU [TESTS=]
+	$(RUN) -m pytest $(TESTS)
+
+lint: setup  ## style, formatting and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: setup  ## let ruff rewrite what lint complains about, where it can
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+demo: setup  ## prepare the digits, evaluate the shipped checkpoint, draw, fine-tune for two minutes
+	$(RUN) tools/run_demo.py $(ARGS)
+
+train-digits: setup  ## train the shipped checkpoint from nothing
+	VENV="$(VENV)" bash tools/train_digits.sh $(ARGS)
+
+bench: setup  ## time the stages of a model [ARGS=]
+	$(RUN) tools/benchmark.py $(ARGS)
+
+# Pins for every Python that setup.py supports. setuptools and wheel build Detectron2; panopticapi-lite forbids NumPy 2 in
+# its metadata but not in its code, hence the override.
+RESOLVE := $(UV) pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header --upgrade
+
+lock:  ## raise the pins to the newest versions that fit setup.py
+	mkdir -p build
+	printf 'panopticapi-lite\nsetuptools\nwheel\n' > build/more.in
+	printf 'numpy>=1.24\n' > build/overrides.txt
+	$(RESOLVE) --overrides build/overrides.txt setup.py build/more.in -o build/runtime.txt
+	$(RESOLVE) --constraints build/runtime.txt --all-extras setup.py -o build/all.txt
+	(echo "# Run-time needs, written by 'make lock'. Detectron2 comes apart: see tools/setup_environment.py."; cat build/runtime.txt) > requirements.txt
+	(echo "# What the extras of setup.py add to requirements.txt, written by 'make lock'."; grep -vxFf build/runtime.txt build/all.txt) > requirements-extras.txt

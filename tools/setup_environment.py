@@ -1,0 +1,154 @@
+"""Build the virtual environment from exact versions: `make setup` calls this with a bare Python >= 3.10.
+
+Done again it takes a moment. What a user put into the environment beforehand stays: a Detectron2 (upstream included)
+and a torch with its torchvision, because compiled code of the one fits only that version of the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UV = "uv==0.13.8"
+# The one Detectron2 on the package index: the Python files of upstream's v0.5 without its C++ sources.
+DETECTRON2 = "detectron2-cdo==0.5"
+DETECTRON2_NAMES = ("detectron2", "detectron2-cdo")
+PINS = ("requirements.txt", "requirements-extras.txt")
+# A build of torch chooses these; they leave the list of pins when the torch in the environment is kept.
+TORCH_FAMILY = re.compile(r"^(torch|torchvision|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
+OLDEST_TORCH = (2, 11)
+
+# The sources of detectron2-cdo lack the C++ files that its build would compile: skip that step, for this package only.
+PYTHON_PART_ONLY = (
+    "--config-settings-package=detectron2-cdo:--global-option=build_py",
+    "--config-settings-package=detectron2-cdo:--build-option=--skip-build",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="environment to create or complete")
+    parser.add_argument("--extras", default="dev,demo,hf", help="extras of setup.py, separated by commas; may be empty")
+    parser.add_argument("--detectron2", default="", help="requirement that replaces the installed Detectron2")
+    options = parser.parse_args()
+    if sys.version_info < (3, 10):  # noqa: UP036 - any Python may run this file, that is the point of asking
+        raise SystemExit(f"Python {sys.version.split()[0]} is too old: say `make setup PYTHON=<3.10 or newer>`.")
+    os.chdir(ROOT)
+    environment = Environment(options.venv.absolute())
+    environment.create()
+    wanted = fingerprint(options.extras, options.detectron2)
+    if environment.record().get("fingerprint") == wanted and environment.version_of(*DETECTRON2_NAMES):
+        print(f"{options.venv} is up to date.")
+        return
+    keeps_torch = environment.has_own_torch()
+    environment.install_pins(options.extras, keep_torch=keeps_torch)
+    environment.install_detectron2(options.detectron2)
+    environment.check()
+    environment.write_record({"fingerprint": wanted, "torch": None if keeps_torch else environment.version_of("torch")})
+    print(f"{options.venv} is ready.")
+
+
+def fingerprint(extras: str, detectron2: str) -> str:
+    """Changes whenever what `make setup` would install does."""
+    sources = [Path(__file__), ROOT / "setup.py", *(ROOT / name for name in PINS)]
+    content = b"\0".join(source.read_bytes() for source in sources) + f"\0{extras}\0{detectron2}".encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+class Environment:
+    """One virtual environment and what is done to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.python = root / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        self.record_file = root / "mask2former-setup.json"
+
+    def create(self) -> None:
+        if self.python.exists():
+            return
+        print(f"Creating {self.root} with Python {sys.version.split()[0]}", flush=True)
+        run(sys.executable, "-m", "venv", str(self.root))
+
+    def record(self) -> dict[str, str | None]:
+        """What the last completed set-up wrote; empty when there was none."""
+        return json.loads(self.record_file.read_text()) if self.record_file.is_file() else {}
+
+    def write_record(self, record: dict[str, str | None]) -> None:
+        self.record_file.write_text(json.dumps(record, indent=1) + "\n")
+
+    def version_of(self, *names: str) -> str | None:
+        """Version of the first of these distributions that is installed, asked of the metadata: nothing is imported."""
+        code = (
+            "import importlib.metadata as metadata, sys\n"
+            "found = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in metadata.distributions()}\n"
+            "print(next((found[name] for name in sys.argv[1:] if name in found), ''))"
+        )
+        answer = subprocess.run([str(self.python), "-c", code, *names], check=True, capture_output=True, text=True)
+        return answer.stdout.strip() or None
+
+    def has_own_torch(self) -> bool:
+        """Whether the user, and not an earlier set-up, put in a torch that we support."""
+        torch, torchvision = self.version_of("torch"), self.version_of("torchvision")
+        pinned = re.findall(r"^torch==(\S+)", (ROOT / PINS[0]).read_text(), re.MULTILINE)
+        if torch is None or torchvision is None or torch in (*pinned, self.record().get("torch")):
+            return False
+        if tuple(int(part) for part in torch.split(".")[:2]) < OLDEST_TORCH:
+            raise SystemExit(
+                f"{self.root} has torch {torch}; {'.'.join(map(str, OLDEST_TORCH))} or newer is needed. Upgrade it, or "
+                "choose another environment with `make setup VENV=<folder>`."
+            )
+        return True
+
+    def install_pins(self, extras: str, *, keep_torch: bool) -> None:
+        """Everything of the pins that the chosen extras ask for, and this package itself, editable."""
+        if self.version_of("uv") != UV.split("==")[1]:
+            run(str(self.python), "-m", "pip", "install", "--quiet", UV)
+        if keep_torch:
+            print(f"Keeping torch {self.version_of('torch')} that is already in {self.root}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            pins = [Path(folder) / name for name in PINS]
+            for name, pin in zip(PINS, pins, strict=True):
+                lines = (ROOT / name).read_text().splitlines(keepends=True)
+                pin.write_text("".join(line for line in lines if not (keep_torch and TORCH_FAMILY.match(line))))
+            # The list is complete, so --no-deps leaves nothing out; without it panopticapi-lite would forbid NumPy 2.
+            self.uv("install", "--no-deps", "--requirements", str(pins[0]))
+            package = f".[{extras}]" if extras else "."
+            constraints = [f"--constraints={pin}" for pin in pins]
+            self.uv("install", "--no-build-isolation", *constraints, "--editable", package)
+
+    def install_detectron2(self, requirement: str) -> None:
+        """`requirement` if one is given; otherwise ours, unless the environment already has one."""
+        present = self.version_of(*DETECTRON2_NAMES)
+        if present and not requirement:
+            print(f"Keeping Detectron2 {present} that is already in {self.root}", flush=True)
+            return
+        if present:  # both distributions own the same folder
+            self.uv("uninstall", *DETECTRON2_NAMES)
+        # Its build imports torch, hence no isolation; its metadata asks for old tools that running it does not need.
+        self.uv("install", "--no-build-isolation", "--no-deps", *PYTHON_PART_ONLY, requirement or DETECTRON2)
+
+    def check(self) -> None:
+        """Import what everything rests on, so that a broken set-up fails here."""
+        run(str(self.python), "-c", "import torchvision, mask2former, detectron2.modeling, detectron2.evaluation")
+
+    def uv(self, *arguments: str) -> None:
+        run(str(self.python), "-m", "uv", "pip", arguments[0], "--python", str(self.python), *arguments[1:])
+
+
+def run(*command: str) -> None:
+    """Run a command whose output the user sees; stop with its exit status when it fails."""
+    finished = subprocess.run(command)
+    if finished.returncode:
+        raise SystemExit(f"Set-up stopped: exit status {finished.returncode} of {' '.join(command)}")
+
+
+if __name__ == "__main__":
+    main()
