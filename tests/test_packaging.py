@@ -1,4 +1,4 @@
-"""What the package files promise each other: pins cover the needs, one version, every folder a package, no mute assert."""
+"""What the package files promise each other: pins cover the needs, every folder is a package, no assert is mute."""
 
 import ast
 import re
