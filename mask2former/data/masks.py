@@ -41,7 +41,8 @@ def ids_to_masks(ids_HW: NDArray[np.integer[Any]], ids: Sequence[int]) -> Tensor
         (N, H, W) bool.
     """
     ids_N11 = np.asarray(ids, dtype=ids_HW.dtype).reshape(-1, 1, 1)
-    return torch.from_numpy(ids_HW[None] == ids_N11)
+    masks_NHW: NDArray[np.bool_] = ids_HW[None] == ids_N11
+    return torch.from_numpy(masks_NHW)
 
 
 def encode_rle(mask_HW: NDArray[np.bool_]) -> dict[str, Any]:
@@ -50,39 +51,44 @@ def encode_rle(mask_HW: NDArray[np.bool_]) -> dict[str, Any]:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask of one COCO annotation, rasterized by COCO's rules; several polygons are united.
+def decode_segmentations(segmentations: Sequence[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The masks of N COCO annotations, rasterized by COCO's rules; the polygons of one annotation are united.
 
     Args:
-        segmentation: list of polygons [x0, y0, x1, y1, ...], run lengths (compressed or not), or a (H, W) array.
-        size: (H, W) of the picture.
+        segmentations: N times a list of polygons [x0, y0, x1, y1, ...] or run lengths (compressed or not).
+        size: (H, W) of the picture. Polygons may reach beyond it.
 
     Returns:
-        (H, W) bool. A list without polygons (all of them cropped away) gives an all-false mask.
+        (N, H, W) bool. A list without polygons gives an all-false mask.
     """
-    height, width = size
+    runs = [_to_rle(segmentation, size) for segmentation in segmentations]
+    if not runs:
+        return np.zeros((0, *size), dtype=bool)
+    # pycocotools lays the masks out in Fortran order; turned around, each of them is a contiguous picture of columns.
+    masks_NHW: NDArray[np.bool_] = coco_mask.decode(runs).transpose(2, 0, 1).astype(bool)
+    return masks_NHW
+
+
+def _to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
     if isinstance(segmentation, list):
         polygons = [np.asarray(polygon, dtype=np.float64).reshape(-1) for polygon in segmentation]
         short = next((polygon for polygon in polygons if len(polygon) < 6 or len(polygon) % 2), None)
         if short is not None:
             raise ValueError(f"a polygon needs at least three points x, y, got the {len(short)} numbers {short.tolist()}")
         if not polygons:
-            return np.zeros(size, dtype=bool)
-        rle = coco_mask.merge(coco_mask.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
-    elif isinstance(segmentation, dict):
-        rle = segmentation
-        if isinstance(rle["counts"], list):
-            rle = coco_mask.frPyObjects(rle, *rle["size"])
-    elif isinstance(segmentation, np.ndarray):
-        mask_HW = segmentation.astype(bool)
-        if mask_HW.shape != size:
-            raise ValueError(f"mask of shape {mask_HW.shape} for a picture of (height, width) {size}")
-        return mask_HW
-    else:
-        raise ValueError(f"segmentation must be polygons, RLE or an array, got {type(segmentation).__name__}")
-    if list(rle["size"]) != [height, width]:
-        raise ValueError(f"RLE of (height, width) {tuple(rle['size'])} for a picture of {size}")
-    return coco_mask.decode(rle).astype(bool)
+            empty: dict[str, Any] = coco_mask.encode(np.zeros(size, dtype=np.uint8, order="F"))
+            return empty
+        parts = coco_mask.frPyObjects([polygon.tolist() for polygon in polygons], *size)
+        united: dict[str, Any] = parts[0] if len(parts) == 1 else coco_mask.merge(parts)
+        return united
+    if not isinstance(segmentation, dict):
+        raise ValueError(f"segmentation must be polygons or RLE, got {type(segmentation).__name__}")
+    if tuple(segmentation["size"]) != tuple(size):
+        raise ValueError(f"RLE of (height, width) {tuple(segmentation['size'])} for a picture of {tuple(size)}")
+    if isinstance(segmentation["counts"], list):
+        compressed: dict[str, Any] = coco_mask.frPyObjects(segmentation, *size)
+        return compressed
+    return segmentation
 
 
 def mask_to_polygon(mask_HW: NDArray[np.bool_]) -> list[int] | None:

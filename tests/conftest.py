@@ -1,0 +1,19 @@
+"""Fixtures every test module may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures import make_digits
+
+
+@pytest.fixture(scope="session")
+def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Root of a digit-disc data set with 8 + 4 scenes; DETECTRON2_DATASETS points at it, also for child processes."""
+    root = make_digits(tmp_path_factory.mktemp("datasets"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(root))
+        yield root
