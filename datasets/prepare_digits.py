@@ -13,7 +13,7 @@ from mask2former.data.datasets.digits_writer import DigitsSettings, prepare_digi
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Composes digit-disc scenes from scikit-learn and scikit-image material.")
+    parser = argparse.ArgumentParser(description="Composes digit-disc scenes from digits and photographs.")
     parser.add_argument("--output", default="datasets/digits", help="folder to create (default: %(default)s)")
     parser.add_argument("--train", type=int, default=2000, help="number of training scenes (default: %(default)s)")
     parser.add_argument("--val", type=int, default=200, help="number of validation scenes (default: %(default)s)")

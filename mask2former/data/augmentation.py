@@ -1,7 +1,7 @@
 """Random changes of training pictures: what Detectron2 does not have, and the lists that the mappers use.
 
-Every random number is drawn when a transform is made, none when it is applied: one transform can treat all frames of a clip
-alike.
+Every random number is drawn when a transform is made, none when it is applied: one transform can treat all frames of a
+clip alike.
 """
 
 # H, W pixels of the picture before, h, w after.
@@ -61,13 +61,13 @@ class ColorJitterTransform(T.Transform):  # type: ignore[misc]  # Detectron2 has
     def _change_hue_and_saturation(self, bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
         # Going to 8-bit HSV and back rounds, and the original did so once for each of the two steps.
         if self.jitter.saturation is not None:
-            hsv = cv2.cvtColor(np.ascontiguousarray(bgr), cv2.COLOR_BGR2HSV)
+            hsv = _bgr_to_hsv(bgr)
             hsv[..., 1] = _scale_and_add(hsv[..., 1], self.jitter.saturation, 0.0)
-            bgr = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+            bgr = _hsv_to_bgr(hsv)
         if self.jitter.hue is not None:
-            hsv = cv2.cvtColor(np.ascontiguousarray(bgr), cv2.COLOR_BGR2HSV)
+            hsv = _bgr_to_hsv(bgr)
             hsv[..., 0] = (hsv[..., 0].astype(np.int32) + self.jitter.hue) % 180
-            bgr = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+            bgr = _hsv_to_bgr(hsv)
         return bgr
 
 
@@ -95,8 +95,8 @@ class RandomColorJitter(T.Augmentation):  # type: ignore[misc]
 class FixedSizeCrop(T.Augmentation):  # type: ignore[misc]
     """Cuts a random window of a fixed size, and fills it up at the right and the bottom where the picture is smaller.
 
-    Detectron2 has an augmentation of this name; its padding of labels differs from version to version (0, later 255, which
-    would be "inside" for a mask), so this one pads labels with 0 always.
+    Detectron2 has an augmentation of this name; its padding of labels differs from version to version (0, later 255,
+    which would be "inside" for a mask), so this one pads labels with 0 always.
     """
 
     def __init__(self, crop_size: tuple[int, int]) -> None:
@@ -106,8 +106,8 @@ class FixedSizeCrop(T.Augmentation):  # type: ignore[misc]
     def get_transform(self, image: NDArray[np.uint8]) -> T.Transform:
         size = np.array(image.shape[:2])
         crop = np.array(self.crop_size)
-        # One random number for both axes: windows lie on the diagonal of the picture. A wider choice would be better, but
-        # the published large-scale-jittering models were trained like this.
+        # One random number for both axes: windows lie on the diagonal of the picture. A wider choice would be better,
+        # but the published large-scale-jittering models were trained like this.
         top, left = np.round(np.maximum(size - crop, 0) * np.random.uniform()).astype(int).tolist()
         (height, width), (pad_bottom, pad_right) = np.minimum(size, crop).tolist(), np.maximum(crop - size, 0).tolist()
         original_height, original_width = size.tolist()
@@ -140,7 +140,7 @@ def build_short_side_augmentations(cfg: CfgNode, *, limits_one_class: bool) -> l
 
 
 def build_large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
-    """Flip, scale by a factor of INPUT.MIN_SCALE..MAX_SCALE, cut or pad to a square of INPUT.IMAGE_SIZE (LSJ, arXiv:2012.07177)."""
+    """Flip, then large-scale jittering (LSJ, arXiv:2012.07177) to a square of INPUT.IMAGE_SIZE."""
     side = cfg.INPUT.IMAGE_SIZE
     resize = T.ResizeScale(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, side, side)
     return [*_flips(cfg), resize, FixedSizeCrop((side, side))]
@@ -159,6 +159,14 @@ def _flips(cfg: CfgNode) -> list[T.Augmentation]:
     if flip not in known:
         raise ValueError(f"INPUT.RANDOM_FLIP={flip!r} is unknown; choose from {list(known)}")
     return [] if flip == "none" else [T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")]
+
+
+def _bgr_to_hsv(bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(bgr), cv2.COLOR_BGR2HSV), dtype=np.uint8)
+
+
+def _hsv_to_bgr(hsv: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), dtype=np.uint8)
 
 
 def _scale_and_add(image: NDArray[np.uint8], factor: float | None, summand: float) -> NDArray[np.uint8]:

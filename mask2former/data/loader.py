@@ -1,8 +1,8 @@
 """Loaders whose order and augmentation are a pure function of the seed and of the position in training.
 
 Position p is the p-th sample of the whole run, counted over all workers, ranks and accumulation steps. Its index comes
-from `sample_order` and its random numbers from (seed, p). So results do not depend on the number of worker processes, and a
-run that starts at iteration k sees exactly what an uninterrupted run sees from there on.
+from `SampleOrder` and its random numbers from (seed, p). So results do not depend on the number of worker processes,
+and a run that starts at iteration k sees exactly what an uninterrupted run sees from there on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAX_REPLACEMENTS = 20
 class Place(NamedTuple):
     """Which record is loaded, and at which position of the run."""
 
-    index: int
+    record: int
     position: int
 
 
@@ -64,7 +64,7 @@ def load_records(names: Sequence[str], *, config_key: str, filter_empty: bool = 
     for key in ("thing_classes", "stuff_classes"):
         tables = [MetadataCatalog.get(name).get(key) for name in names]
         if any(table != tables[0] for table in tables):
-            raise ValueError(f"{config_key}: {', '.join(names)} have different {key}, so they cannot be trained together")
+            raise ValueError(f"{config_key}: {', '.join(names)} differ in {key}, so they cannot be used together")
     if filter_empty and "annotations" in records[0]:
         records = filter_images_with_only_crowd_annotations(records)
         if not records:
@@ -171,7 +171,9 @@ class StepSampler(Sampler[list[Place]]):
 class TrainDataset(Dataset[Record]):
     """Records and a mapper; asked with a `Place`, whose position seeds the mapper's random numbers."""
 
-    def __init__(self, records: list[Record], mapper: Mapper, *, seed: int, skip_broken: bool, num_workers: int) -> None:
+    def __init__(
+        self, records: list[Record], mapper: Mapper, *, seed: int, skip_broken: bool, num_workers: int
+    ) -> None:
         # Packed into one array, so that worker processes share its memory.
         self.records = DatasetFromList(records, copy=False)
         self.mapper = mapper
@@ -184,7 +186,7 @@ class TrainDataset(Dataset[Record]):
         return len(self.records)
 
     def __getitem__(self, place: Place) -> Record:
-        index = place.index
+        index = place.record
         others = np.random.default_rng((self.seed, place.position, len(self)))
         for attempt in range(_MAX_REPLACEMENTS):
             try:
@@ -257,9 +259,7 @@ def build_train_loader(
         start_iteration=start_iteration,
         is_wide=Orientations(records) if is_grouped else None,
     )
-    dataset = TrainDataset(
-        records, mapper, seed=seed, skip_broken=cfg.DATALOADER.SKIP_BROKEN, num_workers=num_workers
-    )
+    dataset = TrainDataset(records, mapper, seed=seed, skip_broken=cfg.DATALOADER.SKIP_BROKEN, num_workers=num_workers)
     return TrainLoader(dataset, sampler, num_workers)
 
 

@@ -74,7 +74,7 @@ def _to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
         polygons = [np.asarray(polygon, dtype=np.float64).reshape(-1) for polygon in segmentation]
         short = next((polygon for polygon in polygons if len(polygon) < 6 or len(polygon) % 2), None)
         if short is not None:
-            raise ValueError(f"a polygon needs at least three points x, y, got the {len(short)} numbers {short.tolist()}")
+            raise ValueError(f"a polygon needs at least three points x, y, got {short.tolist()}")
         if not polygons:
             empty: dict[str, Any] = coco_mask.encode(np.zeros(size, dtype=np.uint8, order="F"))
             return empty
@@ -114,22 +114,23 @@ def mask_to_polygon(mask_HW: NDArray[np.bool_]) -> list[int] | None:
             steps[column + start[0], row + start[1]] = (column + stop[0], row + stop[1])
     if not steps or len(steps) < num_edges:  # a corner with two ways on: parts that touch diagonally
         return None
-    first = point = next(iter(steps))
-    corners: list[tuple[int, int]] = []
-    for _ in range(num_edges):
-        following = steps[point]
-        if len(corners) < 1 or (following[0] - point[0], following[1] - point[1]) != direction:
-            corners.append(point)
-        direction = (following[0] - point[0], following[1] - point[1])
-        point = following
-        if point == first:
-            break
-    is_single_outline = _outline_length(corners) == num_edges
-    return [value for corner in corners for value in corner] if is_single_outline else None
+    outline = [next(iter(steps))]
+    while (following := steps[outline[-1]]) != outline[0]:
+        outline.append(following)
+    if len(outline) < num_edges:  # there is a second outline: another part, or a hole
+        return None
+    # Where the outline runs straight on, its point is no corner.
+    before, after = outline[-1:] + outline[:-1], outline[1:] + outline[:1]
+    return [
+        value
+        for (x0, y0), corner, (x2, y2) in zip(before, outline, after, strict=True)
+        if x0 != x2 and y0 != y2
+        for value in corner
+    ]
 
 
 def tight_boxes(masks_NHW: Tensor) -> Tensor:
-    """Boxes (x0, y0, x1, y1) around (N, H, W) bool masks, exclusive ends: (N, 4) float32; zeros where a mask is empty."""
+    """Boxes (x0, y0, x1, y1), ends exclusive, around (N, H, W) bool masks: (N, 4) float32; zeros for an empty mask."""
     boxes_N4 = torch.zeros(masks_NHW.shape[0], 4)
     for axis, (low, high) in ((1, (0, 2)), (2, (1, 3))):
         occupied_NS = masks_NHW.any(dim=axis)
@@ -137,9 +138,3 @@ def tight_boxes(masks_NHW: Tensor) -> Tensor:
         boxes_N4[:, low] = occupied_NS.float().argmax(dim=1)
         boxes_N4[:, high] = length - occupied_NS.flip(1).float().argmax(dim=1)
     return boxes_N4 * masks_NHW.flatten(1).any(dim=1)[:, None]
-
-
-def _outline_length(corners: list[tuple[int, int]]) -> int:
-    """Length of a closed outline whose sides are all horizontal or vertical."""
-    following = corners[1:] + corners[:1]
-    return sum(abs(x1 - x0) + abs(y1 - y0) for (x0, y0), (x1, y1) in zip(corners, following, strict=True))

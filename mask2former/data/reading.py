@@ -53,8 +53,9 @@ def read_size(path: str) -> tuple[int, int]:
 
 def check_size(path: str, size: tuple[int, ...], expected: tuple[int, ...], expected_by: str) -> None:
     """Raises BrokenSampleError when a picture's (height, width) is not the one that `expected_by` has."""
-    if tuple(size[:2]) != tuple(expected[:2]):
-        raise BrokenSampleError(f"{path} has (height, width) {tuple(size[:2])}, but {expected_by} has {tuple(expected[:2])}")
+    found, wanted = tuple(size[:2]), tuple(expected[:2])
+    if found != wanted:
+        raise BrokenSampleError(f"{path} has (height, width) {found}, but {expected_by} has {wanted}")
 
 
 def _read(path: str, image_format: str | None) -> NDArray[Any]:

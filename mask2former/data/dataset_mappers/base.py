@@ -58,7 +58,7 @@ class ImageMapper:
         """The picture; its size must be the one in the record, if there is one."""
         image_HW3 = read_image(record["file_name"], self.image_format)
         if "height" in record and "width" in record:
-            check_size(record["file_name"], image_HW3.shape, (record["height"], record["width"]), "its annotation record")
+            check_size(record["file_name"], image_HW3.shape, (record["height"], record["width"]), "its annotation")
         return image_HW3
 
     @staticmethod

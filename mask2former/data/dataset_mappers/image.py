@@ -49,9 +49,10 @@ def _common_settings(cfg: CfgNode) -> dict[str, Any]:
 
 def _ignore_label(cfg: CfgNode) -> int:
     """What the training data set declares, else MODEL.SEM_SEG_HEAD.IGNORE_VALUE."""
-    default: int = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-    declared: int = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("ignore_label", default) if cfg.DATASETS.TRAIN else default
-    return declared
+    ignore_label: int = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    if cfg.DATASETS.TRAIN:
+        ignore_label = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("ignore_label", ignore_label)
+    return ignore_label
 
 
 class _ShortSideMapper(SegmentationMapper):
@@ -123,7 +124,7 @@ class _LargeScaleJitterMapper(SegmentationMapper):
 
 @_register("coco_instance_lsj")
 class COCOInstanceNewBaselineDatasetMapper(_LargeScaleJitterMapper):
-    """Targets from COCO annotations; what the crop removed is always left out. Records without annotations give none."""
+    """Targets from COCO annotations; records without them give none. What the crop removed is always left out."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What the tasks make of a picture's labels: the only differences between the mappers.
 
-A task reads the labels of one picture (`read_*`) into `FrameLabels`. They are told which transforms the picture went
-through and answer with `Targets`, classes and masks. Reading and transforming are apart so that the frames of a clip can
-share one list of transforms.
+A task reads the labels of one picture into its kind of `FrameLabels`. They are told which transforms the picture went
+through and answer with `Targets`, classes and masks. Reading and transforming are apart so that the frames of a clip
+can share one list of transforms.
 """
 
 # N segments, H, W pixels of the picture as it is stored, h, w after the transforms.
@@ -107,8 +107,8 @@ class PanopticLabels(FrameLabels):
         if semantic_path is not None:
             class_map_HW = read_class_map(semantic_path)
             check_size(semantic_path, class_map_HW.shape, size, record["file_name"])
-            # uint8 takes Pillow's nearest rule like the ids do, so that both maps agree; the original resized this one by
-            # torch's, but used it for nothing except the choice of the crop.
+            # uint8 takes Pillow's nearest rule like the ids do, so that both maps agree; the original resized this one
+            # by torch's, but used it for nothing except the choice of the crop.
             labels.class_map_HW = class_map_HW if class_map_HW.dtype == np.uint8 else class_map_HW.astype(np.float32)
         elif crop_ignore_label is not None:
             labels.class_map_HW = labels._class_map_from_ids(record["segments_info"], crop_ignore_label)
@@ -161,7 +161,8 @@ class InstanceLabels(FrameLabels):
         # the picture, so nothing has to be clipped, and a polygon that was cut away gives an all-false mask.
         moved = _move_polygons([segmentations[index] for index in with_polygons], transforms)
         masks_Nhw[with_polygons] = decode_segmentations(moved, masks_Nhw.shape[1:])
-        for index, mask_HW in zip(others, decode_segmentations([segmentations[i] for i in others], self.size), strict=True):
+        stored_NHW = decode_segmentations([segmentations[index] for index in others], self.size)
+        for index, mask_HW in zip(others, stored_NHW, strict=True):
             masks_Nhw[index] = transforms.apply_segmentation(mask_HW.astype(np.uint8))
 
 

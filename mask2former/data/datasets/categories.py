@@ -1,4 +1,4 @@
-"""Category tables, kept as data files in `categories/`: one JSON list of {id, name, isthing, color} for each data set."""
+"""Category tables, kept as data files: `categories/<data set>.json` lists {id, name, isthing, color}."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ SPLITS = ("train", "val")
 NUM_DIGITS = 10
 TEXTURES = ("brick", "grass", "gravel")
 
-# scikit-learn keeps the digits in the order in which they were collected, writer after writer: each writer's part begins
-# with 0..9 written out three times. The last three parts (21 %) are the validation writers.
+# scikit-learn keeps the digits in the order in which they were collected, writer after writer: each writer's part
+# begins with 0..9 written out two or three times. The last three parts (21 %) are the validation writers.
 _FIRST_VALIDATION_DIGIT = 1415
 # Photographs are 512 pixels wide: columns from here on are seen in validation only.
 _FIRST_VALIDATION_COLUMN = 384
@@ -215,7 +215,7 @@ def _free_place(discs: list[Disc], radius: float, size: int, random: np.random.G
 
 
 def _draw_texture(texture: Texture, material: Material, size: int) -> NDArray[np.float64]:
-    """(H, W, 3) in [0, 1]; mean and contrast are the same for all photographs so that only the pattern tells them apart."""
+    """(H, W, 3) in [0, 1]; all photographs get one mean and contrast, so that only the pattern tells them apart."""
     from PIL import Image
 
     rows, columns = (slice(start, start + texture.side) for start in (texture.top, texture.left))

@@ -1,11 +1,11 @@
 """Writes digit-disc scenes in the formats real data sets come in, as one folder that appears only when it is complete.
 
-    digits/{train,val}/000000.png               pictures
-    digits/panoptic_{train,val}/000000.png      COCO panoptic: segment ids as RGB
-    digits/semantic_{train,val}/000000.png      class 0..12 per pixel, 255 = void
-    digits/annotations/panoptic_{split}.json    COCO panoptic
-    digits/annotations/instances_{split}.json   COCO instances: polygons for whole discs, RLE for covered ones
-    digits/preparation.json                     the settings the folder was made with
+digits/{train,val}/000000.png               pictures
+digits/panoptic_{train,val}/000000.png      COCO panoptic: segment ids as RGB
+digits/semantic_{train,val}/000000.png      class 0..12 per pixel, 255 = void
+digits/annotations/panoptic_{split}.json    COCO panoptic
+digits/annotations/instances_{split}.json   COCO instances: polygons for whole discs, RLE for covered ones
+digits/preparation.json                     the settings the folder was made with
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def prepare_digits(
             raise ValueError(f"{target} holds files that this preparation did not write; choose another output folder")
         if not overwrite:
             raise ValueError(
-                f"{target} was prepared with other settings ({found}); choose another output folder or allow overwriting"
+                f"{target} was prepared with other settings ({found}); choose another output folder or --overwrite"
             )
     target.parent.mkdir(parents=True, exist_ok=True)
     workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

@@ -19,7 +19,7 @@ _FILE_KEYS = ("panoptic_json", "json_file")
 
 
 def require_files(name: str) -> None:
-    """Raises FileNotFoundError with the first missing path of a registered data set, ours or Detectron2's, and its tree."""
+    """Raises FileNotFoundError with the first missing path of a registered data set and the tree that is expected."""
     metadata = MetadataCatalog.get(name)
     paths = {key: metadata.get(key) for key in (*_FOLDER_KEYS, *_FILE_KEYS)}
     if paths["panoptic_json"] is not None:

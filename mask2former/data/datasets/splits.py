@@ -31,7 +31,7 @@ def split_categories(split: Split) -> list[Category]:
 
 
 def all_splits() -> list[Split]:
-    """Every split this package registers; Detectron2 registers its own (coco_2017_*, ade20k_sem_seg_*, cityscapes_*)."""
+    """Every split this package registers; Detectron2 registers some more (coco_2017_*, ade20k_sem_seg_*, ...)."""
     return [*_digits_splits(), *_coco_splits()]
 
 
