@@ -1,0 +1,75 @@
+"""Routing of features through the head, and the names a config may not get wrong."""
+
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.projects.deeplab import add_deeplab_config
+
+from mask2former import add_maskformer2_config
+from mask2former.modeling.meta_arch.mask_former_head import MaskFormerHead
+
+CHANNELS = {"res2": 8, "res3": 12, "res4": 16, "res5": 20}
+INPUT_SHAPE = {name: ShapeSpec(channels=c, stride=4 * 2**i) for i, (name, c) in enumerate(CHANNELS.items())}
+
+
+def _cfg(**changes: Any) -> CfgNode:
+    cfg = get_cfg()
+    add_deeplab_config(cfg)
+    add_maskformer2_config(cfg)
+    head, mask_former = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+    head.IN_FEATURES = list(CHANNELS)
+    head.NUM_CLASSES, head.CONVS_DIM, head.MASK_DIM, head.TRANSFORMER_ENC_LAYERS = 3, 32, 32, 1
+    head.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
+    mask_former.HIDDEN_DIM, mask_former.DIM_FEEDFORWARD, mask_former.DEC_LAYERS = 32, 48, 4
+    mask_former.NUM_OBJECT_QUERIES, mask_former.NHEADS, mask_former.DROPOUT = 5, 4, 0.0
+    mask_former.TRANSFORMER_IN_FEATURE = "multi_scale_pixel_decoder"
+    for key, value in changes.items():
+        (head if key in head else mask_former)[key] = value
+    return cfg
+
+
+def _features(frames: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {name: torch.randn(frames, c, 64 // 2**i, 96 // 2**i) for i, (name, c) in enumerate(CHANNELS.items())}
+
+
+def test_inference_gives_one_prediction_of_published_shape() -> None:
+    head = MaskFormerHead(_cfg(), INPUT_SHAPE).eval()
+    outputs = head(_features(2))
+    assert sorted(outputs) == ["pred_logits", "pred_masks"]
+    assert outputs["pred_logits"].shape == (2, 5, 4)
+    assert outputs["pred_masks"].shape == (2, 5, 64, 96)
+
+
+def test_training_adds_every_earlier_prediction() -> None:
+    head = MaskFormerHead(_cfg(), INPUT_SHAPE).train()
+    outputs = head(_features(1))
+    assert len(outputs["aux_outputs"]) == 3
+    assert outputs["aux_outputs"][0]["pred_masks"].shape == outputs["pred_masks"].shape
+
+
+def test_a_clip_gives_masks_per_frame_and_one_class_per_query() -> None:
+    outputs = MaskFormerHead(_cfg(), INPUT_SHAPE).eval()(_features(4), num_frames=2)
+    assert outputs["pred_logits"].shape == (2, 5, 4)
+    assert outputs["pred_masks"].shape == (2, 5, 2, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("key", "config_key"),
+    [
+        ("PIXEL_DECODER_NAME", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"),
+        ("TRANSFORMER_DECODER_NAME", "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"),
+        ("TRANSFORMER_IN_FEATURE", "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_its_key(key: str, config_key: str) -> None:
+    with pytest.raises(ValueError, match=rf"{config_key}='nonsense' is unknown; choose from"):
+        MaskFormerHead(_cfg(**{key: "nonsense"}), INPUT_SHAPE)
+
+
+def test_backbone_features_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"IN_FEATURES=\['p3'\] names none"):
+        MaskFormerHead(_cfg(IN_FEATURES=["p3"]), INPUT_SHAPE)

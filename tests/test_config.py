@@ -1,0 +1,43 @@
+"""Configuration keys: loading, overriding and refusing."""
+
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.projects.deeplab import add_deeplab_config
+
+from mask2former import add_maskformer2_config
+from mask2former.config import load_config
+
+
+def test_keys_can_be_added_to_plain_detectron2_defaults() -> None:
+    cfg = get_cfg()
+    add_deeplab_config(cfg)
+    add_maskformer2_config(cfg)
+    assert cfg.MODEL.MASK_FORMER.TRAIN_NUM_POINTS == 12544
+    assert cfg.INPUT.SAMPLING_FRAME_NUM == 2
+
+
+def test_a_file_overrides_defaults_and_arguments_override_the_file(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("MODEL:\n  MASK_FORMER:\n    NHEADS: 4\n    DROPOUT: 0.0\n")
+    (tmp_path / "task.yaml").write_text("_BASE_: base.yaml\nMODEL:\n  MASK_FORMER:\n    NHEADS: 2\n")
+    cfg = load_config(tmp_path / "task.yaml", ["SOLVER.MAX_ITER", "7"])
+    assert (cfg.MODEL.MASK_FORMER.NHEADS, cfg.MODEL.MASK_FORMER.DROPOUT, cfg.SOLVER.MAX_ITER) == (2, 0.0, 7)
+    assert cfg.is_frozen()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent.yaml"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_an_unknown_key_is_named(tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text("MODEL:\n  MASK_FORMER:\n    NHEAD: 4\n")
+    with pytest.raises(KeyError, match="NHEAD"):
+        load_config(tmp_path / "task.yaml")
+
+
+def test_executable_yaml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text("SOLVER:\n  MAX_ITER: !!python/object/apply:eval ['1+1']\n")
+    with pytest.raises(Exception, match="python/object"):
+        load_config(tmp_path / "task.yaml")
