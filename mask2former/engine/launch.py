@@ -1,0 +1,99 @@
+"""Starting a function in one or many processes: `--num-gpus`, several machines, or under torchrun (CPU included)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.engine import launch as spawn
+from detectron2.utils import comm
+
+__all__ = ["launch"]
+
+_TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+_OWNER_FILE = "launched_by"
+
+
+def launch(main: Callable[[CfgNode, argparse.Namespace], Any], cfg: CfgNode, args: argparse.Namespace) -> Any:
+    """Call `main(cfg, args)` in every process of the run.
+
+    Under torchrun this process is one of them already, and `--num-gpus`, `--num-machines`, `--machine-rank` and
+    `--dist-url` are not read; after an elastic restart the run resumes from its last checkpoint. Otherwise Detectron2
+    starts `--num-gpus` processes.
+
+    Returns:
+        What `main` returns; None when it ran in other processes.
+
+    Raises:
+        ValueError: more processes than CUDA devices.
+    """
+    if all(name in os.environ for name in _TORCHRUN_VARIABLES):
+        return _run_under_torchrun(main, cfg, args)
+    num_devices = torch.cuda.device_count() if cfg.MODEL.DEVICE.startswith("cuda") else 0
+    if args.num_gpus > max(num_devices, 1) or (args.num_machines > 1 and num_devices == 0):
+        raise ValueError(
+            f"--num-gpus {args.num_gpus} --num-machines {args.num_machines}, but this machine has {num_devices} CUDA "
+            "devices for MODEL.DEVICE; several processes on CPU run under torchrun: "
+            "torchrun --nproc-per-node 2 train_net.py --config-file ..."
+        )
+    if args.num_gpus * args.num_machines == 1:
+        return main(cfg, args)
+    spawn(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(cfg, args))
+    return None
+
+
+def _run_under_torchrun(
+    main: Callable[[CfgNode, argparse.Namespace], Any], cfg: CfgNode, args: argparse.Namespace
+) -> Any:
+    # Detectron2's launch() starts its own processes and insists on NCCL.
+    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    uses_cuda = cfg.MODEL.DEVICE.startswith("cuda")
+    if uses_cuda:
+        if local_size > torch.cuda.device_count():
+            raise ValueError(f"--nproc-per-node {local_size}, but there are {torch.cuda.device_count()} CUDA devices")
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group(backend="nccl" if uses_cuda else "gloo")
+    try:
+        _create_local_group(local_size)
+        if not args.eval_only:
+            args.resume = args.resume or _is_restart_of_this_launch(cfg.OUTPUT_DIR)
+        return main(cfg, args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _create_local_group(local_size: int) -> None:
+    """Tell Detectron2 which ranks share this machine."""
+    if hasattr(comm, "create_local_process_group"):  # later than 0.6
+        comm.create_local_process_group(local_size)
+        return
+    for first in range(0, dist.get_world_size(), local_size):
+        group = dist.new_group(list(range(first, first + local_size)))
+        if first <= dist.get_rank() < first + local_size:
+            comm._LOCAL_PROCESS_GROUP = group
+
+
+def _is_restart_of_this_launch(output_folder: str) -> bool:
+    """Whether torchrun has restarted its workers after this launch had begun to train in this folder.
+
+    The restart count alone does not tell: a first attempt that refused the folder because of another run's checkpoints
+    is restarted as well, and must not continue that run.
+    """
+    # Without --rdzv-id the run id is "none"; then the agent, the parent of this machine's workers, stands for the run.
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    launch_id = f"{socket.gethostname()}:{os.getppid()}" if run_id == "none" else run_id
+    owner_file = Path(output_folder) / _OWNER_FILE
+    is_restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    is_owner = owner_file.is_file() and owner_file.read_text() == launch_id
+    (resumes,) = comm.all_gather(is_restart and is_owner)[:1]
+    if comm.is_main_process() and not (Path(output_folder) / "last_checkpoint").exists():
+        owner_file.parent.mkdir(parents=True, exist_ok=True)
+        owner_file.write_text(launch_id)
+    return bool(resumes)
