@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 
@@ -21,17 +21,18 @@ def cached_constant(max_entries: int) -> Callable[[Callable[Arguments, Result]],
     """
 
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        @lru_cache(maxsize=max_entries)
         def build(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             # A tensor born in inference mode could never take part in training afterwards.
             with torch.inference_mode(False), torch.no_grad():
                 return function(*args, **kwargs)
 
+        remembered = cast("Callable[Arguments, Result]", lru_cache(maxsize=max_entries)(build))
+
         @wraps(function)
         def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             if torch.compiler.is_compiling():  # tracing must see the arithmetic and must not leave fake tensors behind
                 return function(*args, **kwargs)
-            return build(*args, **kwargs)
+            return remembered(*args, **kwargs)
 
         return call
 

@@ -2,8 +2,7 @@
 
 Maps stay (B, h, w, C) from the patch embedding to the outputs, so that sizes travel with the tensors.
 """
-# B images, (H, W) pixels, (h, w) tokens of a stage, C channels, M window side, V windows of one image, S = M * M tokens of
-# a window.
+# B images, (H, W) pixels, (h, w) tokens of a stage, C channels, M window side.
 
 from __future__ import annotations
 
@@ -88,13 +87,13 @@ class SwinBlock(nn.Module):
         window, shift = self.window_size, self.shift
         # Padding follows the norm: the added tokens are zeros, which published models attend like any other token.
         x_BhwC = F.pad(x_BhwC, (0, 0, 0, -width % window, 0, -height % window))
-        padded_size = x_BhwC.shape[1:3]
+        padded_height, padded_width = x_BhwC.shape[1:3]
         region_logits_VSS = None
         if shift:
             x_BhwC = x_BhwC.roll((-shift, -shift), dims=(1, 2))
-            region_logits_VSS = shifted_region_logits(*padded_size, window, shift, x_BhwC.device)
+            region_logits_VSS = shifted_region_logits(padded_height, padded_width, window, shift, x_BhwC.device)
         windows = split_into_windows(x_BhwC, window)
-        x_BhwC = join_windows(self.attn(windows, region_logits_VSS), window, *padded_size)
+        x_BhwC = join_windows(self.attn(windows, region_logits_VSS), window, padded_height, padded_width)
         if shift:
             x_BhwC = x_BhwC.roll((shift, shift), dims=(1, 2))
         return x_BhwC[:, :height, :width]
@@ -207,7 +206,8 @@ class D2SwinTransformer(Backbone):
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.pos_drop = nn.Dropout(dropout)
 
-        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        num_blocks = sum(depths)
+        drop_paths = (drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks))
         widths = [embed_dim * 2**i for i in range(len(depths))]
         stages = []
         for i, (width, depth, heads) in enumerate(zip(widths, depths, num_heads, strict=True)):
@@ -267,7 +267,7 @@ class D2SwinTransformer(Backbone):
             images: (B, 3, H, W) of any size.
 
         Returns:
-            Name -> (B, C, h, w) with h = ceil(H / 4) at "res2" and ceil(h / 2) from stage to stage, channels last in memory.
+            Name -> (B, C, h, w), channels last in memory; h is ceil(H / 4) at "res2" and ceil(h / 2) one stage later.
         """
         if images.dim() != 4:
             raise ValueError(f"D2SwinTransformer reads images (B, 3, H, W), got {tuple(images.shape)}")

@@ -105,7 +105,7 @@ def shifted_region_logits(height: int, width: int, window_size: int, shift: int,
     """What to add to the logits of windows on a cyclically shifted map (Sec. 3.2, Fig. 4).
 
     Returns:
-        (V, S, S) float32: 0 between tokens that were neighbors before the shift, else -100. Shared: do not write into it.
+        (V, S, S) float32: 0 between tokens that were neighbors before, else -100. Shared: do not write into it.
     """
 
     def region(length: int) -> Tensor:

@@ -1,11 +1,11 @@
 """Pixel decoder with a multi-scale deformable attention encoder (Mask2Former, arXiv:2112.01527, Sec. 4.1;
 Deformable DETR, arXiv:2010.04159, Sec. 4.1).
 
-The encoder lets the coarse maps exchange information across resolutions; a feature pyramid then carries the result to the
-finest map, from which per-pixel embeddings are made.
+The encoder lets the coarse maps exchange information across resolutions; a feature pyramid then carries the result to
+the finest map, from which per-pixel embeddings are made.
 """
-# N frames, C backbone channels, D width of the encoder, E width of the per-pixel embeddings, L encoder levels from coarse to
-# fine, (h, w) cells of one level, S = sum of h * w over the levels.
+# N frames, C backbone channels, D width of the encoder, E width of the per-pixel embeddings, L encoder levels from coarse
+# to fine, (h, w) cells of one level, S = sum of h * w over the levels.
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class DeformableEncoderLayer(nn.Module):
     def forward(
         self, tokens_NSD: Tensor, position_SD: Tensor, reference_points: Tensor, sizes: tuple[tuple[int, int], ...]
     ) -> Tensor:
-        """Args: content, its positions (added to queries only), reference points (1, S, L, 2), level sizes. -> (N, S, D)."""
+        """Args: content, positions (added to queries only), reference points (1, S, L, 2), level sizes. -> (N, S, D)."""
         read_NSD = self.self_attn(tokens_NSD + position_SD, reference_points, tokens_NSD, sizes)
         tokens_NSD = self.norm1(tokens_NSD + self.dropout(read_NSD))
         update_NSD = self.linear2(self.dropout(F.relu(self.linear1(tokens_NSD))))
@@ -138,8 +138,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.encoder_features = [name for name in reversed(names) if name in transformer_in_features]
         if not self.encoder_features:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES={transformer_in_features} names none of "
-                f"the maps that the head reads: {', '.join(names)}"
+                f"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES={transformer_in_features} names none "
+                f"of the maps that the head reads: {', '.join(names)}"
             )
         self.input_proj = nn.ModuleList(
             nn.Sequential(
@@ -177,7 +177,9 @@ class MSDeformAttnPixelDecoder(nn.Module):
         head = cfg.MODEL.SEM_SEG_HEAD
         mask_former = cfg.MODEL.MASK_FORMER
         _check_unread_keys(
-            head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS, head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS, mask_former.NHEADS
+            head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
+            head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
+            mask_former.NHEADS,
         )
         return {
             "input_shape": {name: shape for name, shape in input_shape.items() if name in head.IN_FEATURES},
@@ -199,9 +201,9 @@ class MSDeformAttnPixelDecoder(nn.Module):
             features: backbone maps, name -> (N, C, h, w).
 
         Returns:
-            Per-pixel embeddings (N, E, h, w) at the finest stride, the coarsest encoder map (N, D, h, w), and three maps
-            (N, D, h, w) from coarse to fine. All in the dtype of the parameters: published models compute this part in
-            float32 also under autocast.
+            Per-pixel embeddings (N, E, h, w) at the finest stride, the coarsest encoder map (N, D, h, w), and three
+            maps (N, D, h, w) from coarse to fine. All in the dtype of the parameters: published models compute this
+            part in float32 also under autocast.
         """
         dtype = self.mask_features.weight.dtype
         with torch.autocast(device_type=self.mask_features.weight.device.type, enabled=False):
@@ -215,9 +217,10 @@ class MSDeformAttnPixelDecoder(nn.Module):
             return self.mask_features(maps[-1]), encoder_map, maps[:NUM_MULTI_SCALE_MAPS]
 
     def _reset_parameters(self) -> None:
-        for projection in self.input_proj:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        for module in self.input_proj.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
         for module in self.children():
             if isinstance(module, nn.Conv2d):
                 weight_init.c2_xavier_fill(module)
@@ -263,11 +266,11 @@ def _check_widths(conv_dim: int, num_heads: int) -> None:
 def _check_unread_keys(num_points: int, num_heads: int, num_heads_read: int) -> None:
     if num_points != NUM_POINTS:
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS={num_points} is not supported: published models "
-            f"have {NUM_POINTS} points whatever this key says"
+            f"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS={num_points} is not supported: published "
+            f"models have {NUM_POINTS} points whatever this key says"
         )
     if num_heads not in (8, num_heads_read):
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS={num_heads} has no effect: the number of heads is "
-            f"MODEL.MASK_FORMER.NHEADS={num_heads_read}"
+            f"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS={num_heads} has no effect: the number of heads "
+            f"is MODEL.MASK_FORMER.NHEADS={num_heads_read}"
         )

@@ -40,19 +40,20 @@ def check_arguments(
     if value.dim() != 4:
         raise ValueError(f"value must be (B, S, heads, channels), got {tuple(value.shape)}")
     batch, num_tokens, num_heads, _ = value.shape
-    if any(height < 1 or width < 1 for height, width in sizes):
-        raise ValueError(f"spatial_shapes must be positive, got {sizes}")
+    if not sizes or any(height < 1 or width < 1 for height, width in sizes):
+        raise ValueError(f"spatial_shapes must hold at least one level, all sizes positive, got {sizes}")
     if sum(height * width for height, width in sizes) != num_tokens:
         raise ValueError(f"spatial_shapes {sizes} must add up to the {num_tokens} tokens of value")
     expected = (batch, num_heads, len(sizes))
     shape = sampling_locations.shape
-    if len(shape) != 6 or (shape[0], *shape[2:4]) != expected or shape[5] != 2:
+    if len(shape) != 6 or (shape[0], *shape[2:4]) != expected or shape[4] < 1 or shape[5] != 2:
         raise ValueError(
             f"sampling_locations must be (B, T, heads, L, points, 2) with B, heads, L = {expected}, got {tuple(shape)}"
         )
     if attention_weights.shape != shape[:-1]:
         raise ValueError(
-            f"attention_weights must be {tuple(shape[:-1])} like sampling_locations, got {tuple(attention_weights.shape)}"
+            f"attention_weights must be {tuple(shape[:-1])} like sampling_locations, "
+            f"got {tuple(attention_weights.shape)}"
         )
     named = {"value": value, "sampling_locations": sampling_locations, "attention_weights": attention_weights}
     for name, tensor in named.items():

@@ -28,8 +28,8 @@ def ms_deform_attn(
     Args:
         value: (B, S, n, d), the tokens of all levels one after the other, each level ordered by row.
         spatial_shapes: (height, width) of every level, as a list (no device transfer) or an int64 tensor (L, 2).
-        sampling_locations: (B, T, n, L, K, 2), (x, y) with (0, 0) the top left and (1, 1) the bottom right corner of the
-            map (not the centers of its corner cells). Anything outside reads zeros.
+        sampling_locations: (B, T, n, L, K, 2), (x, y) with (0, 0) the top left and (1, 1) the bottom right corner of
+            the map (not the centers of its corner cells). Anything outside reads zeros.
         attention_weights: (B, T, n, L, K), any real numbers; the model's sum to 1 over L and K.
 
     Returns:

@@ -72,11 +72,11 @@ class MSDeformAttn(nn.Module):
 
         Args:
             query: (B, T, C).
-            reference_points: (B or 1, T, L, 2) points (x, y) or (B or 1, T, L, 4) boxes (center x, center y, width, height)
-                in [0, 1] of each level.
+            reference_points: (B or 1, T, L, 2) points (x, y), or (B or 1, T, L, 4) boxes (center x, center y, width,
+                height), in [0, 1] of each level.
             input_flatten: (B, S, C), the tokens of all levels that are read.
             input_spatial_shapes: (height, width) of every level; a list avoids a device transfer.
-            input_level_start_index: not needed (it follows from the shapes); taken so that published calls keep working.
+            input_level_start_index: not needed, as it follows from the shapes; taken so that published calls work.
             input_padding_mask: (B, S) bool, True where tokens are padding and read as zeros.
 
         Returns:
@@ -99,7 +99,7 @@ class MSDeformAttn(nn.Module):
         return self.output_proj(read_BTC)
 
     def _sampling_locations(self, offsets: Tensor, reference_points: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-        """Offsets (B, T, n * L * K * 2), in cells around points or relative to boxes -> (B, T, n, L, K, 2) in [0, 1]."""
+        """Offsets (B, T, n * L * K * 2), in cells or relative to boxes -> (B, T, n, L, K, 2) in [0, 1]."""
         dtype = reference_points.dtype  # stays float32 when autocast makes the offsets half precision
         offsets_BTnLK2 = offsets.to(dtype).unflatten(-1, (self.n_heads, self.n_levels, self.n_points, 2))
         reference_BT1L1R = reference_points[:, :, None, :, None]

@@ -29,11 +29,6 @@ def ms_deform_attn_reference(
     Computes in the widest dtype of its arguments, at least float32, and returns the dtype of `value`.
     """
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
-    batch, _, num_heads, _ = value.shape
-    num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
-    if batch == 0 or num_queries == 0:  # grid_sample refuses empty tensors
-        return value.new_zeros(batch, num_queries, num_heads * value.shape[3]) + 0 * value.sum()
-
     dtype = torch.promote_types(value.dtype, sampling_locations.dtype)
     dtype = torch.promote_types(torch.promote_types(dtype, attention_weights.dtype), torch.float32)
     # Heads join the batch, and queries come last: the innermost loops of grid_sample and of the sum run over queries.
@@ -45,6 +40,6 @@ def ms_deform_attn_reference(
     levels = maps_NdS.split([height * width for height, width in sizes], dim=2)
     for level, (size, map_NdS) in enumerate(zip(sizes, levels, strict=True)):
         sampled_NdKT = F.grid_sample(map_NdS.unflatten(2, size), grid_LNKT2[level], align_corners=False)
-        for point in range(num_points):
+        for point in range(sampling_locations.shape[4]):
             total_NdT = total_NdT + sampled_NdKT[:, :, point] * weights_LNKT[level][:, None, point]
-    return total_NdT.unflatten(0, (batch, num_heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
+    return total_NdT.unflatten(0, (value.shape[0], value.shape[2])).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
