@@ -1,7 +1,7 @@
 """Pictures of segmentations: panoptic maps, instances and semantic maps over the image, and strips of several pictures.
 
-Pure functions on arrays. Names and colors come from Detectron2's `Metadata`; classes without a color get one from a fixed
-palette. Pictures too small to write on are enlarged by a whole factor (`display_scale`).
+Pure functions on arrays. Names and colors come from Detectron2's `Metadata`; classes without a color get one from a
+fixed palette. Pictures too small to write on are enlarged by a whole factor (`display_scale`).
 """
 
 # H, W pixels; h, w pixels after enlarging; N instances; K classes.
@@ -228,6 +228,8 @@ def draw_prediction(
 def strip(pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str] = ()) -> NDArray[np.uint8]:
     """Puts pictures side by side, each under its caption; the lower ones are filled up with white.
 
+    Small pictures are enlarged as the drawings are (`enlarge`), so a picture and its drawing have the same size.
+
     Args:
         pictures: (H_i, W_i, 3) uint8 RGB, at least one.
         captions: one for each picture, or none at all.
@@ -239,6 +241,7 @@ def strip(pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str] = ()) -
         raise ValueError("a strip needs at least one picture, got none")
     if captions and len(captions) != len(pictures):
         raise ValueError(f"a strip of {len(pictures)} pictures needs as many captions, got {len(captions)}")
+    pictures = [enlarge(_checked_image(picture)) for picture in pictures]
     if captions:
         pictures = [add_caption(picture, caption) for picture, caption in zip(pictures, captions, strict=True)]
     height = max(picture.shape[0] for picture in pictures)
@@ -281,8 +284,8 @@ def _shifted(color: Color, num_before: int) -> Color:
 def _class_list(metadata: Metadata, kind: str) -> Sequence[Any]:
     """`stuff_classes` or `thing_classes` (or the colors), whichever has more entries.
 
-    Class ids are contiguous over all classes. Panoptic datasets list all of them under `stuff_` and only the things, whose
-    ids may have gaps, under `thing_`; the others have only one of the lists.
+    Class ids are contiguous over all classes. Panoptic datasets list all of them under `stuff_` and only the things,
+    whose ids may have gaps, under `thing_`; the others have only one of the lists.
     """
     stuff, things = metadata.get(f"stuff_{kind}", None) or [], metadata.get(f"thing_{kind}", None) or []
     return stuff if len(stuff) >= len(things) else things

@@ -185,22 +185,31 @@ def test_a_map_of_another_size_is_refused(image, metadata):
         draw_semantic(image, np.zeros((3, 3), dtype=int), metadata)
 
 
+def black(height, width):
+    return np.zeros((height, width, 3), dtype=np.uint8)
+
+
 def test_a_strip_holds_all_pictures_at_the_greatest_height():
-    pictures = [np.zeros((30, 50, 3), dtype=np.uint8), np.zeros((60, 20, 3), dtype=np.uint8)]
-    result = strip(pictures)
-    assert result.shape[0] == 60 and result.shape[1] >= 70
-    assert (result == 0).all(-1).sum() == 30 * 50 + 60 * 20
+    result = strip([black(330, 400), black(360, 320)])
+    assert result.shape[0] == 360 and result.shape[1] >= 720
+    assert (result == 0).all(-1).sum() == 330 * 400 + 360 * 320
+
+
+def test_a_strip_enlarges_small_pictures_to_the_size_of_their_drawings(image, metadata):
+    drawing = draw_semantic(image, np.zeros(SIZE), metadata)
+    result = strip([image, drawing])
+    assert result.shape[0] == drawing.shape[0]
+    assert (result[:, : drawing.shape[1]] == 128).all()
 
 
 def test_captions_stand_above_the_pictures_and_are_cut_to_their_width():
-    pictures = [np.full((40, 64, 3), 128, dtype=np.uint8)] * 2
-    result = strip(pictures, ["a", "a caption that is much too long for this"])
-    bar_height = result.shape[0] - 40
+    result = strip([np.full((320, 330, 3), 128, dtype=np.uint8)] * 2, ["a", "a caption that is too long " * 9])
+    bar_height = result.shape[0] - 320
     assert bar_height > 0
-    assert (result[:bar_height, :64] < 100).any() and (result[:bar_height, -64:] < 100).any()
-    assert (result[:bar_height, 64:66] == 255).all()
+    assert (result[:bar_height, :330] < 100).any() and (result[:bar_height, -330:] < 100).any()
+    assert (result[:bar_height, 330:332] == 255).all()
 
 
 def test_a_strip_refuses_a_wrong_number_of_captions():
     with pytest.raises(ValueError, match="2 pictures"):
-        strip([np.zeros((8, 8, 3), dtype=np.uint8)] * 2, ["one"])
+        strip([black(8, 8)] * 2, ["one"])
