@@ -2,15 +2,18 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev,demo,hf
-# A requirement, such as git+https://... or a folder, that replaces the Detectron2 in the environment; empty: keep it, or
-# install the one named in tools/setup_environment.py.
-DETECTRON2 ?=
+
+# Extras of setup.py, such as EXTRAS=demo, or EXTRAS= for none; left out: as last time, at first dev,demo,hf.
+# DETECTRON2: a requirement, such as git+https://... or a folder, that replaces the Detectron2 in the environment; left
+# out: keep that one; where there is none, install the one named in tools/setup_environment.py.
+
 # Arguments for pytest, such as TESTS="tests/test_config.py -k published"
 TESTS ?= tests
 
 RUN := $(VENV)/bin/python
 UV := $(RUN) -m uv
+SETUP_OPTIONS := $(if $(filter-out undefined,$(origin EXTRAS)),--extras "$(EXTRAS)") \
+	$(if $(DETECTRON2),--detectron2 "$(DETECTRON2)")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint format demo train-digits bench lock
@@ -19,7 +22,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
 
 setup:  ## build $(VENV) from pinned versions [PYTHON=, VENV=, EXTRAS=, DETECTRON2=]
-	@$(PYTHON) tools/setup_environment.py --venv "$(VENV)" --extras "$(EXTRAS)" --detectron2 "$(DETECTRON2)"
+	@$(PYTHON) tools/setup_environment.py --venv "$(VENV)" $(SETUP_OPTIONS)
 
 test: setup  ## run the tests on the CPU [TESTS=]
 	$(RUN) -m pytest $(TESTS)

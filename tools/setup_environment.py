@@ -21,6 +21,7 @@ UV = "uv==0.13.8"
 # The one Detectron2 on the package index: the Python files of upstream's v0.5 without its C++ sources.
 DETECTRON2 = "detectron2-cdo==0.5"
 DETECTRON2_NAMES = ("detectron2", "detectron2-cdo")
+DEFAULT_EXTRAS = "dev,demo,hf"
 PINS = ("requirements.txt", "requirements-extras.txt")
 # A build of torch chooses these; they leave the list of pins when the torch in the environment is kept.
 TORCH_FAMILY = re.compile(r"^(torch|torchvision|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
@@ -36,30 +37,40 @@ PYTHON_PART_ONLY = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="environment to create or complete")
-    parser.add_argument("--extras", default="dev,demo,hf", help="extras of setup.py, separated by commas; may be empty")
-    parser.add_argument("--detectron2", default="", help="requirement that replaces the installed Detectron2")
+    parser.add_argument("--extras", help=f"extras of setup.py; left out: as last time, at first {DEFAULT_EXTRAS}")
+    parser.add_argument("--detectron2", help="requirement that replaces the installed Detectron2")
     options = parser.parse_args()
     if sys.version_info < (3, 10):  # noqa: UP036 - any Python may run this file, that is the point of asking
         raise SystemExit(f"Python {sys.version.split()[0]} is too old: say `make setup PYTHON=<3.10 or newer>`.")
     os.chdir(ROOT)
     environment = Environment(options.venv.absolute())
     environment.create()
-    wanted = fingerprint(options.extras, options.detectron2)
-    if environment.record().get("fingerprint") == wanted and environment.version_of(*DETECTRON2_NAMES):
+    last = environment.record()
+    extras = last.get("extras", DEFAULT_EXTRAS) if options.extras is None else options.extras
+    wanted = fingerprint(extras)
+    has_detectron2 = options.detectron2 in (None, last.get("detectron2")) and environment.version_of(*DETECTRON2_NAMES)
+    if last.get("fingerprint") == wanted and has_detectron2:
         print(f"{options.venv} is up to date.")
         return
     keeps_torch = environment.has_own_torch()
-    environment.install_pins(options.extras, keep_torch=keeps_torch)
+    environment.install_pins(extras, keep_torch=keeps_torch)
     environment.install_detectron2(options.detectron2)
     environment.check()
-    environment.write_record({"fingerprint": wanted, "torch": None if keeps_torch else environment.version_of("torch")})
+    environment.write_record(
+        {
+            "fingerprint": wanted,
+            "extras": extras,
+            "detectron2": options.detectron2 or last.get("detectron2", ""),
+            "torch": "" if keeps_torch else environment.version_of("torch"),
+        }
+    )
     print(f"{options.venv} is ready.")
 
 
-def fingerprint(extras: str, detectron2: str) -> str:
-    """Changes whenever what `make setup` would install does."""
+def fingerprint(extras: str) -> str:
+    """Changes with what `make setup` would install, and when the repository moves (the package is editable)."""
     sources = [Path(__file__), ROOT / "setup.py", *(ROOT / name for name in PINS)]
-    content = b"\0".join(source.read_bytes() for source in sources) + f"\0{extras}\0{detectron2}".encode()
+    content = b"\0".join(source.read_bytes() for source in sources) + f"\0{extras}\0{ROOT}".encode()
     return hashlib.sha256(content).hexdigest()
 
 
@@ -77,28 +88,28 @@ class Environment:
         print(f"Creating {self.root} with Python {sys.version.split()[0]}", flush=True)
         run(sys.executable, "-m", "venv", str(self.root))
 
-    def record(self) -> dict[str, str | None]:
+    def record(self) -> dict[str, str]:
         """What the last completed set-up wrote; empty when there was none."""
         return json.loads(self.record_file.read_text()) if self.record_file.is_file() else {}
 
-    def write_record(self, record: dict[str, str | None]) -> None:
+    def write_record(self, record: dict[str, str]) -> None:
         self.record_file.write_text(json.dumps(record, indent=1) + "\n")
 
-    def version_of(self, *names: str) -> str | None:
-        """Version of the first of these distributions that is installed, asked of the metadata: nothing is imported."""
+    def version_of(self, *names: str) -> str:
+        """Version of the first of these distributions that is installed, or "", read without importing any."""
         code = (
             "import importlib.metadata as metadata, sys\n"
             "found = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in metadata.distributions()}\n"
             "print(next((found[name] for name in sys.argv[1:] if name in found), ''))"
         )
         answer = subprocess.run([str(self.python), "-c", code, *names], check=True, capture_output=True, text=True)
-        return answer.stdout.strip() or None
+        return answer.stdout.strip()
 
     def has_own_torch(self) -> bool:
         """Whether the user, and not an earlier set-up, put in a torch that we support."""
         torch, torchvision = self.version_of("torch"), self.version_of("torchvision")
         pinned = re.findall(r"^torch==(\S+)", (ROOT / PINS[0]).read_text(), re.MULTILINE)
-        if torch is None or torchvision is None or torch in (*pinned, self.record().get("torch")):
+        if not torch or not torchvision or torch in (*pinned, self.record().get("torch")):
             return False
         if tuple(int(part) for part in torch.split(".")[:2]) < OLDEST_TORCH:
             raise SystemExit(
@@ -124,28 +135,39 @@ class Environment:
             constraints = [f"--constraints={pin}" for pin in pins]
             self.uv("install", "--no-build-isolation", *constraints, "--editable", package)
 
-    def install_detectron2(self, requirement: str) -> None:
+    def install_detectron2(self, requirement: str | None) -> None:
         """`requirement` if one is given; otherwise ours, unless the environment already has one."""
         present = self.version_of(*DETECTRON2_NAMES)
         if present and not requirement:
             print(f"Keeping Detectron2 {present} that is already in {self.root}", flush=True)
             return
-        if present:  # both distributions own the same folder
-            self.uv("uninstall", *DETECTRON2_NAMES)
         # Its build imports torch, hence no isolation; its metadata asks for old tools that running it does not need.
-        self.uv("install", "--no-build-isolation", "--no-deps", *PYTHON_PART_ONLY, requirement or DETECTRON2)
+        arguments = ("--no-build-isolation", "--no-deps", *PYTHON_PART_ONLY, requirement or DETECTRON2)
+        if present:  # Both distributions own the same folder. The old one goes once the new one is known to be there.
+            self.uv("install", "--dry-run", *arguments)
+            self.uv("uninstall", *DETECTRON2_NAMES)
+        self.uv("install", *arguments)
 
     def check(self) -> None:
         """Import what everything rests on, so that a broken set-up fails here."""
         run(str(self.python), "-c", "import torchvision, mask2former, detectron2.modeling, detectron2.evaluation")
 
-    def uv(self, *arguments: str) -> None:
-        run(str(self.python), "-m", "uv", "pip", arguments[0], "--python", str(self.python), *arguments[1:])
+    def uv(self, command: str, *arguments: str) -> None:
+        index = self.pip_index()
+        settings = {"UV_DEFAULT_INDEX": index} if index and "UV_DEFAULT_INDEX" not in os.environ else {}
+        run(str(self.python), "-m", "uv", "pip", command, "--python", str(self.python), *arguments, **settings)
+
+    def pip_index(self) -> str | None:
+        """The package index that this machine's pip is told to use, if any: uv does not read pip's settings."""
+        command = [str(self.python), "-m", "pip", "config", "list"]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True)
+        found = re.search(r"\.index-url='([^']+)'", answer.stdout)
+        return found.group(1) if found else None
 
 
-def run(*command: str) -> None:
-    """Run a command whose output the user sees; stop with its exit status when it fails."""
-    finished = subprocess.run(command)
+def run(*command: str, **settings: str) -> None:
+    """Run a command with extra environment variables, its output shown; stop with its exit status when it fails."""
+    finished = subprocess.run(command, env={**os.environ, **settings})
     if finished.returncode:
         raise SystemExit(f"Set-up stopped: exit status {finished.returncode} of {' '.join(command)}")
 
