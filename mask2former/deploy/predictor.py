@@ -87,8 +87,8 @@ class Predictor:
             images: (H, W, 3) uint8 RGB, one array or a sequence of arrays of any sizes.
 
         Returns:
-            For each picture, what the model gives: `panoptic_seg`, `instances` and `sem_seg` as far as they are switched
-            on, at the picture's own (H, W) and on the model's device. A list if a sequence was given.
+            For each picture, what the model gives: `panoptic_seg`, `instances` and `sem_seg` as far as they are
+            switched on, at the picture's own (H, W) and on the model's device. A list if a sequence was given.
 
         Raises:
             ValueError: a picture has another type or shape; the message says which.
