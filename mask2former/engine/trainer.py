@@ -32,6 +32,7 @@ from mask2former.engine.writers import ProgressWriter
 from mask2former.evaluation import build_evaluator, report_results
 from mask2former.modeling.checkpoint import MaskFormerCheckpointer
 from mask2former.registry import DATASET_MAPPER_REGISTRY, lookup
+from mask2former.test_time_augmentation import SemanticSegmentorWithTTA
 
 __all__ = ["Trainer", "evaluate"]
 
@@ -128,6 +129,28 @@ class Trainer(DefaultTrainer):
             report_results(by_dataset, os.path.join(cfg.OUTPUT_DIR, "inference"))
         return results
 
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:
+        """Evaluate semantic segmentation with the copies that TEST.AUG describes; files go to OUTPUT_DIR/inference_TTA.
+
+        Returns:
+            As `test`, with "_TTA" after the names of tasks.
+        """
+        semantic_cfg = cfg.clone()
+        semantic_cfg.defrost()
+        semantic_cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = semantic_cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [cls.build_evaluator(semantic_cfg, name, folder) for name in cfg.DATASETS.TEST]
+        results = super().test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
+        if len(cfg.DATASETS.TEST) == 1:
+            results = {cfg.DATASETS.TEST[0]: results}
+        renamed = OrderedDict(
+            (name, {f"{task}_TTA": metrics for task, metrics in tasks.items()}) for name, tasks in results.items()
+        )
+        if comm.is_main_process():
+            report_results(renamed, folder)
+        return renamed[cfg.DATASETS.TEST[0]] if len(renamed) == 1 else renamed
+
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from the last checkpoint in OUTPUT_DIR, if there is one and `resume` is on; else load MODEL.WEIGHTS.
 
@@ -220,6 +243,9 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
     )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        for name, tasks in Trainer.test_with_TTA(cfg, model).items():
+            results[name] = tasks if len(cfg.DATASETS.TEST) == 1 else {**results[name], **tasks}
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

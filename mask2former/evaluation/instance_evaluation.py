@@ -17,6 +17,8 @@ class InstanceSegEvaluator(COCOEvaluator):
     into the dataset's own here; the base class, shown metadata without an id map, has nothing left to translate.
     """
 
+    _metadata: Metadata
+
     def __init__(self, dataset_name: str, **arguments: Any) -> None:
         super().__init__(dataset_name, **arguments)
         entries = self._metadata.as_dict()
