@@ -1,0 +1,303 @@
+"""The whole model (Mask2Former, arXiv:2112.01527): normalize, backbone, head, then losses or results."""
+# B clips, T frames of each (1 for images), N = B*T frames with the frame index fastest, Q queries, K classes,
+# (H, W) pixels of the padded frame, (h, w) pixels of an image as it was given, (h4, w4) cells at stride 4.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from .modeling.criterion import LossNormalizer, SetCriterion
+from .modeling.masks import MaskLogits
+from .modeling.matcher import HungarianMatcher
+from .modeling.meta_arch.mask_former_head import MaskFormerHead
+from .modeling.postprocessing import (
+    instance_candidates,
+    instances_from_candidates,
+    panoptic_candidates,
+    panoptic_inference,
+    semantic_inference,
+)
+from .modeling.targets import ground_truth, make_target
+
+__all__ = ["MaskFormer", "MaskSizes", "resized_mask_logits"]
+
+Sample = dict[str, Any]
+
+
+class MaskSizes(NamedTuple):
+    """(height, width) of an image at the three places where its masks are resized, in pixels."""
+
+    padded: tuple[int, int]  # as the network saw it, with the padding of its batch
+    image: tuple[int, int]  # as it was given
+    output: tuple[int, int]  # as the result is wanted
+
+
+@META_ARCH_REGISTRY.register()
+class MaskFormer(nn.Module):
+    """Mask classification for semantic, panoptic and instance segmentation."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: MaskFormerHead,
+        criterion: SetCriterion,
+        num_queries: int,
+        deep_supervision: bool,
+        metadata: Any,
+        size_divisibility: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        semantic_on: bool,
+        instance_on: bool,
+        panoptic_on: bool,
+        sem_seg_postprocess_before_inference: bool,
+        object_mask_threshold: float,
+        overlap_threshold: float,
+        test_topk_per_image: int,
+    ) -> None:
+        """Args:
+        backbone: images (N, 3, H, W) -> maps by name.
+        sem_seg_head: has `predict(features, *, num_frames, all_layers) -> Predictions`.
+        criterion: predictions and targets -> weighted losses.
+        num_queries: Q.
+        deep_supervision: whether every prediction layer has a loss or only the last.
+        metadata: of the training dataset; tells things from stuff in panoptic results.
+        size_divisibility: frames are padded to a multiple of this; negative takes the backbone's own value.
+        pixel_mean, pixel_std: per channel, in the range 0..255 of the input.
+        semantic_on, instance_on, panoptic_on: which results inference gives.
+        sem_seg_postprocess_before_inference: resize masks to the output size before the semantic merge instead of
+            resizing the merged map; with instance or panoptic results it is always before.
+        object_mask_threshold, overlap_threshold: see `panoptic_inference`.
+        test_topk_per_image: largest number of instances.
+        """
+        super().__init__()
+        resize_first = sem_seg_postprocess_before_inference or instance_on or panoptic_on
+        if not (semantic_on or resize_first):
+            raise ValueError(
+                "nothing to infer: MODEL.MASK_FORMER.TEST.SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON are all False "
+                "(allowed only with SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE True)"
+            )
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        self.num_queries = num_queries
+        self.deep_supervision = deep_supervision
+        self.metadata = metadata
+        # A backbone says 0 when any size will do.
+        self.size_divisibility = size_divisibility if size_divisibility >= 0 else backbone.size_divisibility
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.semantic_on = semantic_on
+        self.instance_on = instance_on
+        self.panoptic_on = panoptic_on
+        self.resize_first = resize_first
+        self.object_mask_threshold = object_mask_threshold
+        self.overlap_threshold = overlap_threshold
+        self.test_topk_per_image = test_topk_per_image
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        backbone = build_backbone(cfg)
+        node = cfg.MODEL.MASK_FORMER
+        weights = {"class_weight": node.CLASS_WEIGHT, "mask_weight": node.MASK_WEIGHT, "dice_weight": node.DICE_WEIGHT}
+        criterion = SetCriterion(
+            num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            matcher=HungarianMatcher(num_points=node.TRAIN_NUM_POINTS, **weights),
+            loss_weights={"loss_ce": node.CLASS_WEIGHT, "loss_mask": node.MASK_WEIGHT, "loss_dice": node.DICE_WEIGHT},
+            no_object_weight=node.NO_OBJECT_WEIGHT,
+            num_points=node.TRAIN_NUM_POINTS,
+            oversample_ratio=node.OVERSAMPLE_RATIO,
+            importance_sample_ratio=node.IMPORTANCE_SAMPLE_RATIO,
+        )
+        if not cfg.DATASETS.TRAIN:
+            raise ValueError("DATASETS.TRAIN is empty; its first dataset says which classes are things, in tests too")
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "criterion": criterion,
+            "num_queries": node.NUM_OBJECT_QUERIES,
+            "deep_supervision": node.DEEP_SUPERVISION,
+            "metadata": MetadataCatalog.get(cfg.DATASETS.TRAIN[0]),
+            "size_divisibility": node.SIZE_DIVISIBILITY,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "semantic_on": node.TEST.SEMANTIC_ON,
+            "instance_on": node.TEST.INSTANCE_ON,
+            "panoptic_on": node.TEST.PANOPTIC_ON,
+            "sem_seg_postprocess_before_inference": node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
+            "object_mask_threshold": node.TEST.OBJECT_MASK_THRESHOLD,
+            "overlap_threshold": node.TEST.OVERLAP_THRESHOLD,
+            "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(
+        self, batched_inputs: Sequence[Sample], normalizer: LossNormalizer | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Losses while training, else results.
+
+        Args:
+            batched_inputs: one dict per image or clip: `image`, (3, h, w) RGB in 0..255 or a list of T such frames;
+                while training `instances`, see `make_target`; for inference optionally `height` and `width`, the size
+                of the results (default: that of the image).
+            normalizer: from `loss_normalizer`, when this batch is only a part of an optimizer step.
+
+        Returns:
+            While training the weighted losses, see `SetCriterion`. Else one dict per image with, as configured,
+            `sem_seg` (K, height, width), `panoptic_seg` (map, segments_info) and `instances`; see
+            `modeling.postprocessing`.
+        """
+        images, num_frames = self._images(batched_inputs)
+        if self.training:
+            return self._losses(batched_inputs, images, num_frames, normalizer)
+        if num_frames > 1:
+            raise ValueError(f"inference takes single images, got clips of {num_frames} frames")
+        class_logits_LBQK, masks = self.sem_seg_head.predict(self.backbone(images.tensor))
+        results = []
+        for index, sample in enumerate(batched_inputs):
+            image_size = _size(_frames(sample)[0])
+            output_size = (int(sample.get("height", image_size[0])), int(sample.get("width", image_size[1])))
+            sizes = MaskSizes(_size(images.tensor), image_size, output_size)
+            masks_of_image = MaskLogits(masks.embeddings[-1:, index].float(), masks.features[index : index + 1].float())
+            with torch.amp.autocast(device_type=self.device.type, enabled=False):
+                results.append(self.inference(class_logits_LBQK[-1, index].float(), masks_of_image, sizes))
+        return results
+
+    def inference(self, class_logits: Tensor, masks: MaskLogits, sizes: MaskSizes) -> dict[str, Any]:
+        """The configured results of one image.
+
+        Args:
+            class_logits: (Q, K + 1).
+            masks: one clip of one frame, embeddings (1, Q, C).
+            sizes: how masks are resized.
+        """
+        results: dict[str, Any] = {}
+        mask_logits_QHW: Tensor | None = None  # of all queries at the output size, where something needs them all
+        if self.semantic_on and self.resize_first:
+            mask_logits_QHW = resized_mask_logits(masks, sizes)
+            results["sem_seg"] = semantic_inference(class_logits, mask_logits_QHW)
+        elif self.semantic_on:
+            mask_logits_Qhw = resized_mask_logits(masks, sizes._replace(output=sizes.image))
+            results["sem_seg"] = _resized(semantic_inference(class_logits, mask_logits_Qhw), sizes.output)
+
+        def mask_logits_of(queries: Tensor) -> Tensor:
+            return resized_mask_logits(masks, sizes, queries) if mask_logits_QHW is None else mask_logits_QHW[queries]
+
+        # Both rules look at few queries: pick them by class, and resize no other masks.
+        if self.panoptic_on:
+            queries = panoptic_candidates(class_logits, object_mask_threshold=self.object_mask_threshold)
+            results["panoptic_seg"] = panoptic_inference(
+                class_logits[queries],
+                mask_logits_of(queries),
+                thing_ids=self.thing_ids,
+                object_mask_threshold=self.object_mask_threshold,
+                overlap_threshold=self.overlap_threshold,
+            )
+        if self.instance_on:
+            candidates = instance_candidates(
+                class_logits, topk=self.test_topk_per_image, thing_ids=self.thing_ids if self.panoptic_on else None
+            )
+            queries, mask_index = candidates.queries.unique(return_inverse=True)
+            results["instances"] = instances_from_candidates(candidates, mask_logits_of(queries), mask_index)
+        return results
+
+    def loss_normalizer(self, micro_batches: Sequence[Sequence[Sample]]) -> LossNormalizer:
+        """What the losses of an optimizer step over these micro-batches are divided by; all workers must call it."""
+        num_targets = [len(ground_truth(sample).gt_classes) for micro_batch in micro_batches for sample in micro_batch]
+        return self.criterion.normalizer(num_targets, self.num_queries)
+
+    @property
+    def thing_ids(self) -> list[int]:
+        """Contiguous ids of the classes that are things in the training dataset."""
+        contiguous_ids = getattr(self.metadata, "thing_dataset_id_to_contiguous_id", None)
+        if contiguous_ids is None:
+            raise ValueError(
+                f"the metadata of {self.metadata.name!r} (DATASETS.TRAIN[0]) does not say which classes are things: it "
+                "lacks thing_dataset_id_to_contiguous_id, which MODEL.MASK_FORMER.TEST.PANOPTIC_ON needs"
+            )
+        return sorted(contiguous_ids.values())
+
+    def _images(self, batched_inputs: Sequence[Sample]) -> tuple[ImageList, int]:
+        """All frames, normalized and then padded with zeros at the right and bottom: ((N, 3, H, W), T)."""
+        clips = [_frames(sample) for sample in batched_inputs]
+        num_frames = {len(frames) for frames in clips}
+        if len(num_frames) != 1:
+            raise ValueError(f"the clips of a batch must have the same number of frames, got {sorted(num_frames)}")
+        frames = [
+            (frame.to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
+            for clip in clips
+            for frame in clip
+        ]
+        return ImageList.from_tensors(frames, self.size_divisibility), num_frames.pop()
+
+    def _losses(
+        self, batched_inputs: Sequence[Sample], images: ImageList, num_frames: int, normalizer: LossNormalizer | None
+    ) -> dict[str, Tensor]:
+        # Targets first, so that bad ground truth is reported before time is spent on the network.
+        targets = [
+            make_target(
+                sample,
+                num_classes=self.criterion.num_classes,
+                num_frames=num_frames,
+                image_size=_size(_frames(sample)[0]),
+                padded_size=_size(images.tensor),
+                device=self.device,
+            )
+            for sample in batched_inputs
+        ]
+        features = self.backbone(images.tensor)
+        predictions = self.sem_seg_head.predict(features, num_frames=num_frames, all_layers=self.deep_supervision)
+        return self.criterion(predictions, targets, normalizer)
+
+
+def resized_mask_logits(masks: MaskLogits, sizes: MaskSizes, queries: Tensor | None = None) -> Tensor:
+    """Mask logits of one image at the output size.
+
+    As published in two steps: to the padded size of the network's input, then without the padding to the output.
+
+    Args:
+        masks: one clip of one frame, embeddings (1, Q, C).
+        sizes: padded, image and output size.
+        queries: (R,) the queries wanted; None takes all.
+
+    Returns:
+        (R, height, width) logits.
+    """
+    embeddings = masks.embeddings if queries is None else masks.embeddings[:, queries]
+    logits_Rhw = MaskLogits(embeddings, masks.features).dense()[0, :, 0]
+    height, width = sizes.image
+    return _resized(_resized(logits_Rhw, sizes.padded)[:, :height, :width], sizes.output)
+
+
+def _resized(maps_RHW: Tensor, size: tuple[int, int]) -> Tensor:
+    if maps_RHW.shape[-2:] == size:
+        return maps_RHW
+    if len(maps_RHW) == 0:  # which interpolate refuses
+        return maps_RHW.new_zeros(0, *size)
+    return F.interpolate(maps_RHW.unsqueeze(0), size=size, mode="bilinear", align_corners=False).squeeze(0)
+
+
+def _frames(sample: Sample) -> Sequence[Tensor]:
+    image = sample["image"]
+    return image if isinstance(image, (list, tuple)) else [image]
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
