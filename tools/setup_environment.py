@@ -23,8 +23,9 @@ DETECTRON2 = "detectron2-cdo==0.5"
 DETECTRON2_NAMES = ("detectron2", "detectron2-cdo")
 DEFAULT_EXTRAS = "dev,demo,hf"
 PINS = ("requirements.txt", "requirements-extras.txt")
-# A build of torch chooses these; they leave the list of pins when the torch in the environment is kept.
-TORCH_FAMILY = re.compile(r"^(torch|torchvision|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
+# A version of torch chooses these (2.11, for one, forbids the newest setuptools): they leave the list of pins when the
+# torch in the environment is kept.
+TORCH_FAMILY = re.compile(r"^(torch|torchvision|triton|nvidia-[\w-]+|cuda-[\w-]+|setuptools)==")
 OLDEST_TORCH = (2, 11)
 
 # The sources of detectron2-cdo lack the C++ files that its build would compile: skip that step, for this package only.
@@ -122,8 +123,10 @@ class Environment:
         """Everything of the pins that the chosen extras ask for, and this package itself, editable."""
         if self.version_of("uv") != UV.split("==")[1]:
             run(str(self.python), "-m", "pip", "install", "--quiet", UV)
-        if keep_torch:
-            print(f"Keeping torch {self.version_of('torch')} that is already in {self.root}", flush=True)
+        kept = [f"{name}=={self.version_of(name)}" for name in ("torch", "torchvision") if keep_torch]
+        if kept:
+            print(f"Keeping {' and '.join(kept)} in {self.root}", flush=True)
+            self.uv("install", *kept, "setuptools", "wheel")
         with tempfile.TemporaryDirectory() as folder:
             pins = [Path(folder) / name for name in PINS]
             for name, pin in zip(PINS, pins, strict=True):
@@ -133,7 +136,7 @@ class Environment:
             self.uv("install", "--no-deps", "--requirements", str(pins[0]))
             package = f".[{extras}]" if extras else "."
             constraints = [f"--constraints={pin}" for pin in pins]
-            self.uv("install", "--no-build-isolation", *constraints, "--editable", package)
+            self.uv("install", "--no-build-isolation", *constraints, "--editable", package, *kept)
 
     def install_detectron2(self, requirement: str | None) -> None:
         """`requirement` if one is given; otherwise ours, unless the environment already has one."""
