@@ -144,7 +144,8 @@ def run_pictures(
     except KeyboardInterrupt:
         return stopped(f"{num_done} of {len(paths)} pictures are done")
     if targets is not None and num_done:
-        print(f"{num_done} drawings written to {targets[0] if len(paths) == 1 else common_folder(targets)}")
+        where = targets[0] if len(paths) == 1 else common_folder(targets)
+        print(f"{num_done} of {len(paths)} drawings written to {where}")
     if broken:
         print(f"{len(broken)} of {len(paths)} pictures could not be read:", *broken, sep="\n  ", file=sys.stderr)
     return 1 if broken else 0

@@ -60,15 +60,19 @@ def check_window_support() -> None:
 
 
 def camera_frames(device: int = 0) -> Iterator[NDArray[np.uint8]]:
-    """Yields (H, W, 3) uint8 RGB frames of a camera until it stops.
+    """Opens a camera and yields its frames, (H, W, 3) uint8 RGB, until it stops.
 
     Raises:
-        RuntimeError: the camera cannot be opened.
+        RuntimeError: the camera cannot be opened; said at once, not with the first frame.
     """
     camera = cv2.VideoCapture(device)
+    if not camera.isOpened():
+        raise RuntimeError(f"camera {device} cannot be opened: is it plugged in and used by no other program?")
+    return _frames(camera)
+
+
+def _frames(camera: cv2.VideoCapture) -> Iterator[NDArray[np.uint8]]:
     try:
-        if not camera.isOpened():
-            raise RuntimeError(f"camera {device} cannot be opened: is it plugged in and used by no other program?")
         while True:
             is_read, frame = camera.read()
             if not is_read:
