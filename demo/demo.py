@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         run = prepare_pictures(args) if args.input else prepare_frames(args)
         draw = build_draw(args)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        print(f"demo.py: error: {error}", file=sys.stderr)
+        # A KeyError would print its message in quotes.
+        print(f"demo.py: error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
     return run(draw)
 

@@ -40,7 +40,10 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     add_deeplab_config(cfg)
     add_maskformer2_config(cfg)
     cfg.merge_from_file(str(config_file), allow_unsafe=False)
-    cfg.merge_from_list(list(overrides))
+    try:
+        cfg.merge_from_list(list(overrides))
+    except AssertionError as error:  # so says yacs that an override names no key, or lacks its value
+        raise KeyError(f"overrides {list(overrides)}: {error}") from error
     cfg.freeze()
     return cfg
 

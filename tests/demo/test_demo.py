@@ -1,0 +1,246 @@
+"""demo/demo.py as a user calls it: what it writes, what it refuses, and what is left after an error."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mask2former.deploy.video_io import VideoReader, VideoWriter
+from mask2former.visualization import enlarge
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = str(ROOT / "configs/digits/panoptic.yaml")
+# The model is untrained: without a threshold it finds segments, but none with a score of 0.9.
+SHOW_ALL, SHOW_NOTHING = ["--confidence-threshold", "0"], ["--confidence-threshold", "0.9"]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    spec = importlib.util.spec_from_file_location("demo_script", ROOT / "demo" / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(demo):
+    def run(*arguments):
+        torch.manual_seed(0)
+        return demo.main(["--config-file", CONFIG, *(str(argument) for argument in arguments)])
+
+    return run
+
+
+@pytest.fixture
+def no_network(demo, monkeypatch):
+    """Fails the test when a network is built although the arguments are already known to be wrong."""
+
+    def refuse(args):
+        raise AssertionError("the network was built before the files were checked")
+
+    monkeypatch.setattr(demo, "build_draw", refuse)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "c.jpg"):
+        coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((80, 60)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "film.mp4"
+    with VideoWriter(path, 10) as writer:
+        for index in range(6):
+            writer.write(np.full((48, 64, 3), 40 * index, dtype=np.uint8))
+    return path
+
+
+def load(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def num_frames(path):
+    with VideoReader(path) as reader:
+        return len(list(reader))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "names"),
+    [(["a.png"], {"a.png"}), (["."], {"a.png", "b.png", "c.jpg"}), (["*.png"], {"a.png", "b.png"})],
+    ids=["file", "folder", "pattern"],
+)
+def test_drawings_of_files_folders_and_patterns_keep_their_names(run, pictures, tmp_path, inputs, names):
+    output = tmp_path / "out"
+    assert run("--input", *(pictures / name for name in inputs), "--output", output, *SHOW_ALL) == 0
+    assert {path.name for path in output.iterdir()} == names
+    drawn = load(output / "a.png")
+    original = enlarge(load(pictures / "a.png").astype(np.uint8))
+    assert drawn.shape == original.shape and (drawn != original).any()
+
+
+def test_one_picture_can_have_a_file_as_its_output(run, pictures, tmp_path, capsys):
+    assert run("--input", pictures / "a.png", "--output", tmp_path / "new" / "x.png") == 0
+    assert (tmp_path / "new" / "x.png").is_file()
+    assert str(tmp_path / "new" / "x.png") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", ["PANOPTIC", "INSTANCE", "SEMANTIC"])
+def test_the_confidence_threshold_has_an_effect(run, pictures, tmp_path, task):
+    switches = [
+        value
+        for name in ("PANOPTIC", "INSTANCE", "SEMANTIC")
+        for value in (f"MODEL.MASK_FORMER.TEST.{name}_ON", str(name == task))
+    ]
+    for name, threshold in (("all", SHOW_ALL), ("nothing", SHOW_NOTHING)):
+        output = tmp_path / f"{name}.png"
+        assert run("--input", pictures / "a.png", "--output", output, *threshold, "--opts", *switches) == 0
+    original = enlarge(load(pictures / "a.png").astype(np.uint8))
+    assert (load(tmp_path / "all.png") != original).any()
+    assert (load(tmp_path / "nothing.png") == original).all()
+
+
+def test_side_by_side_keeps_the_picture_on_the_left(run, pictures, tmp_path):
+    output = tmp_path / "x.png"
+    assert run("--input", pictures / "a.png", "--output", output, "--side-by-side", *SHOW_ALL) == 0
+    original = enlarge(load(pictures / "a.png").astype(np.uint8))
+    height, width = original.shape[:2]
+    result = load(output)
+    assert result.shape[0] == height and result.shape[1] >= 2 * width
+    assert (result[:, :width] == original).all() and (result[:, -width:] != original).any()
+
+
+def test_a_broken_picture_is_named_and_the_others_are_drawn(run, pictures, tmp_path, capsys):
+    (pictures / "b.png").write_bytes((pictures / "b.png").read_bytes()[:200])
+    (pictures / "d.png").write_text("no picture")
+    output = tmp_path / "out"
+    assert run("--input", pictures, "--output", output) == 1
+    assert {path.name for path in output.iterdir()} == {"a.png", "c.jpg"}
+    summary = capsys.readouterr().err.split("2 of 4 pictures")[1]
+    assert "b.png" in summary and "d.png" in summary
+
+
+def test_a_video_gives_a_video_of_as_many_frames(run, video, tmp_path):
+    output = tmp_path / "out.mp4"
+    assert run("--video-input", video, "--output", output, *SHOW_ALL) == 0
+    with VideoReader(output) as reader:
+        assert float(reader.fps) == 10
+        assert len(list(reader)) == 6
+
+
+def test_a_video_into_a_folder_keeps_its_name(run, video, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert run("--video-input", video, "--output", tmp_path / "out") == 0
+    assert num_frames(tmp_path / "out" / "film.mp4") == 6
+
+
+def test_a_cut_off_video_is_named_and_its_frames_are_kept(run, demo, video, tmp_path, capsys, monkeypatch):
+    def break_off(path):
+        reader = VideoReader(path)
+        reader.num_frames, reader._frames_counted = 60, 60  # as the index of a cut-off file says
+        return reader
+
+    monkeypatch.setattr(demo, "VideoReader", break_off)
+    output = tmp_path / "out.mp4"
+    assert run("--video-input", video, "--output", output) == 1
+    assert "film.mp4 ends after 6 of 60 frames" in capsys.readouterr().err
+    assert num_frames(output) == 6
+
+
+@pytest.mark.parametrize("kind", ["video", "pictures"])
+def test_stopping_by_hand_keeps_what_is_done(run, demo, video, pictures, tmp_path, monkeypatch, capsys, kind):
+    def build_draw(args):
+        calls = iter(range(100))
+
+        def draw(picture):
+            if next(calls) == 2:
+                raise KeyboardInterrupt
+            return picture
+
+        return draw
+
+    monkeypatch.setattr(demo, "build_draw", build_draw)
+    if kind == "video":
+        assert run("--video-input", video, "--output", tmp_path / "out.mp4") == 130
+        assert num_frames(tmp_path / "out.mp4") == 2
+    else:
+        assert run("--input", pictures, "--output", tmp_path / "out") == 130
+        assert len(list((tmp_path / "out").iterdir())) == 2
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_existing_drawings_are_not_overwritten(run, no_network, pictures, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.png").write_text("precious")
+    assert run("--input", pictures, "--output", tmp_path / "out") == 2
+    assert "b.png" in capsys.readouterr().err
+    assert (tmp_path / "out" / "b.png").read_text() == "precious"
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_an_existing_video_is_not_overwritten(run, no_network, video, tmp_path, capsys):
+    (tmp_path / "out.mp4").write_text("precious")
+    assert run("--video-input", video, "--output", tmp_path / "out.mp4") == 2
+    assert "out.mp4" in capsys.readouterr().err
+    assert (tmp_path / "out.mp4").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["*.gif", "nothing.png"])
+def test_an_input_that_matches_nothing_is_named(run, no_network, pictures, tmp_path, capsys, name):
+    assert run("--input", pictures / name, "--output", tmp_path / "out") == 2
+    assert name in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no video"], ids=["missing", "empty", "text"])
+def test_an_unreadable_video_is_named(run, no_network, tmp_path, capsys, content):
+    path = tmp_path / "bad.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    assert run("--video-input", path, "--output", tmp_path / "out.mp4") == 2
+    assert "bad.mp4" in capsys.readouterr().err
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_without_output_and_window_the_cure_is_said(run, no_network, demo, pictures, capsys, monkeypatch):
+    def refuse():
+        raise RuntimeError("there is no screen: give --output")
+
+    monkeypatch.setattr(demo, "check_window_support", refuse)
+    assert run("--input", pictures) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_the_camera_can_be_written_to_a_file(run, demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "camera_frames", lambda: iter([np.zeros((48, 64, 3), dtype=np.uint8)] * 3))
+    assert run("--webcam", "--output", tmp_path / "out") == 0
+    assert num_frames(tmp_path / "out" / "webcam.mp4") == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--input", "a.png", "--webcam"], ["--input", "a.png", "--confidence-threshold", "1.5"]],
+    ids=["no source", "two sources", "threshold above one"],
+)
+def test_arguments_that_make_no_sense_are_refused(run, arguments):
+    with pytest.raises(SystemExit) as raised:
+        run(*arguments)
+    assert raised.value.code == 2
+
+
+@pytest.mark.parametrize("overrides", [["MODEL.WEIGHTS", "missing.pth"], ["MODEL.NO_SUCH_KEY", "1"]])
+def test_a_bad_model_is_said_in_a_sentence(run, pictures, tmp_path, capsys, overrides):
+    assert run("--input", pictures, "--output", tmp_path / "out", "--opts", *overrides) == 2
+    error = capsys.readouterr().err
+    assert "missing.pth" in error or "NO_SUCH_KEY" in error
+    assert not (tmp_path / "out").exists()
