@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.modeling import build_backbone
+from detectron2.modeling import Backbone, build_backbone
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -75,13 +75,12 @@ class CropClassifier(nn.Module):
             cfg.MODEL.RESNETS.NORM = "BN"
         cfg.MODEL.BACKBONE.FREEZE_AT = 0
         backbone = build_backbone(cfg)
-        num_channels = backbone.output_shape()["res5"].channels
         mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
-        return cls(backbone=backbone, num_channels=num_channels, pixel_mean=mean, pixel_std=std)
+        return cls(backbone=backbone, pixel_mean=mean, pixel_std=std)
 
     def forward(self, images_B3ss: Tensor) -> Tensor:
         """(B, 3, s, s) pixels in 0..255 in the order of INPUT.FORMAT -> (B, K) logits."""
-        features_BCss = self.backbone((images_B3ss - self.pixel_mean) / self.pixel_std)["res5"]
+        features_BCss = self.backbone((images_B3ss - self.pixel_mean) / self.pixel_std)[self.coarsest]
         logits_BK: Tensor = self.classifier(features_BCss.mean(dim=(2, 3)))
         return logits_BK
 
