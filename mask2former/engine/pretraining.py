@@ -1,8 +1,8 @@
 """Pre-training of a backbone on single digits: the embedded stand-in for ImageNet weights.
 
 Masks are learned quickly from nothing, digits are not: as on ImageNet, a backbone that has already seen single objects
-saves most of the training. The picture is one disc on one texture (`digit_crops`), the class its digit or, for a texture
-alone, the texture; the head is global average pooling and a linear layer, and it is thrown away.
+saves most of the training. The picture is one disc on one texture (`digit_crops`), the class its digit or, for a
+texture alone, the texture; the head is global average pooling and a linear layer, and it is thrown away.
 """
 
 # B crops, C channels, s pixels a side, K classes.
@@ -57,12 +57,12 @@ class PretrainingSettings:
 class CropClassifier(nn.Module):
     """Normalization, backbone, average pooling, one linear layer."""
 
-    def __init__(
-        self, *, backbone: nn.Module, num_channels: int, pixel_mean: list[float], pixel_std: list[float]
-    ) -> None:
+    def __init__(self, *, backbone: Backbone, pixel_mean: list[float], pixel_std: list[float]) -> None:
         super().__init__()
         self.backbone = backbone
-        self.classifier = nn.Linear(num_channels, NUM_DIGITS + len(TEXTURES))
+        shapes = backbone.output_shape()
+        self.coarsest = max(shapes, key=lambda name: shapes[name].stride)
+        self.classifier = nn.Linear(shapes[self.coarsest].channels, NUM_DIGITS + len(TEXTURES))
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -136,7 +136,7 @@ def pretrain_backbone(cfg: CfgNode, output: str | Path, settings: PretrainingSet
             accuracy = (logits_BK.argmax(1) == classes_B).float().mean().item()
             remaining = (time.perf_counter() - started) / step * (settings.num_steps - step)
             logger.info(
-                f"step {step}/{settings.num_steps}  loss {loss.item():.3f}  accuracy {accuracy:.1%}  ETA {remaining:.0f} s"
+                f"step {step}/{settings.num_steps}: loss {loss.item():.3f}, accuracy {accuracy:.1%}, {remaining:.0f} s left"
             )
             if not math.isfinite(loss.item()):
                 raise ValueError(f"the loss is {loss.item()} at step {step}; lower the learning rate")
