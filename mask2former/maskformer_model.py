@@ -209,6 +209,7 @@ class MaskFormer(nn.Module):
                 thing_ids=self.thing_ids,
                 object_mask_threshold=self.object_mask_threshold,
                 overlap_threshold=self.overlap_threshold,
+                with_scores=True,
             )
         if self.instance_on:
             candidates = instance_candidates(

@@ -54,6 +54,7 @@ def panoptic_inference(
     thing_ids: Iterable[int],
     object_mask_threshold: float,
     overlap_threshold: float,
+    with_scores: bool = False,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Every pixel to at most one segment; queries of the same stuff class share one.
 
@@ -63,10 +64,12 @@ def panoptic_inference(
         thing_ids: contiguous ids of the classes that are things.
         object_mask_threshold: a query takes part when its class probability is above this.
         overlap_threshold: a segment needs this share of its mask's area, after other queries took theirs.
+        with_scores: add `score` to each dict, the class probability of the query that opened the segment; Detectron2's
+            and our drawing functions write it beside the name.
 
     Returns:
-        (H, W) int32 map of segment ids, 0 = no segment, and for each id a dict with `id`, `isthing`, the contiguous
-        `category_id` and `score`, the class probability of the query that opened it (new: for drawing and filtering).
+        (H, W) int32 map of segment ids, 0 = no segment, and for each id a dict with `id`, `isthing` and the contiguous
+        `category_id`.
     """
     _check_shapes(class_logits, mask_logits)
     candidates_S = panoptic_candidates(class_logits, object_mask_threshold=object_mask_threshold)
@@ -92,11 +95,11 @@ def panoptic_inference(
     segment_ids_HW = torch.where(painted_HW, id_S[owner_HW], 0).int()
     # One copy to the host; float64 holds the integers exactly.
     columns_S = [column.double() for column in (opens_S, id_S, is_thing_S, labels_S, scores_S)]
-    segments_info = [
-        {"id": int(segment_id), "isthing": bool(is_thing), "category_id": int(label), "score": score}
-        for opens, segment_id, is_thing, label, score in torch.stack(columns_S, dim=1).tolist()
-        if opens
-    ]
+    segments_info: list[dict[str, Any]] = []
+    for opens, segment_id, is_thing, label, score in torch.stack(columns_S, dim=1).tolist():
+        if opens:
+            info = {"id": int(segment_id), "isthing": bool(is_thing), "category_id": int(label)}
+            segments_info.append({**info, "score": score} if with_scores else info)
     return segment_ids_HW, segments_info
 
 
