@@ -32,7 +32,7 @@ class ExamplePictures(HookBase):
     def after_step(self) -> None:
         step = self.trainer.iter + 1
         if step % self._period == 0 or step == self.trainer.max_iter:
-            for index, sample in enumerate(self.trainer.last_batch[: self._num_pictures]):
+            for index, sample in enumerate(self.trainer._trainer.last_batch[: self._num_pictures]):
                 if torch.is_tensor(sample["image"]) and sample["image"].shape[0] == 3 and "instances" in sample:
                     picture = self._picture(sample)
                     self.trainer.storage.put_image(f"example_{index}", torch.from_numpy(picture).permute(2, 0, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -11,7 +12,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
     CityscapesSemSegEvaluator,
-    COCOEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
@@ -33,6 +33,8 @@ class _Part(NamedTuple):
 
 
 def _semantic(name: str, folder: str) -> DatasetEvaluator:
+    # All it logs is its results as one line of a hundred numbers, class by class: they are in metrics.json.
+    logging.getLogger("detectron2.evaluation.sem_seg_evaluation").setLevel(logging.WARNING)
     return SemSegEvaluator(name, distributed=True, output_dir=folder)
 
 
@@ -40,21 +42,17 @@ def _panoptic(name: str, folder: str) -> DatasetEvaluator:
     return COCOPanopticEvaluator(name, folder)
 
 
-def _coco(name: str, folder: str) -> DatasetEvaluator:
-    # Detectron2's default is its own compiled evaluation, which an installation without C++ sources lacks.
-    return COCOEvaluator(name, output_dir=folder, use_fast_impl=False)
-
-
 def _instance(name: str, folder: str) -> DatasetEvaluator:
+    # Detectron2's default is its own compiled evaluation, which an installation without C++ sources lacks.
     return InstanceSegEvaluator(name, output_dir=folder, use_fast_impl=False)
 
 
 _EVALUATORS: Mapping[str, tuple[_Part, ...]] = {
     "sem_seg": (_Part(_semantic),),
-    "coco": (_Part(_coco),),
+    "coco": (_Part(_instance),),
     "coco_panoptic_seg": (
         _Part(_panoptic, "PANOPTIC_ON"),
-        _Part(_coco, "INSTANCE_ON"),
+        _Part(_instance, "INSTANCE_ON"),
         _Part(_semantic, "SEMANTIC_ON"),
     ),
     "ade20k_panoptic_seg": (

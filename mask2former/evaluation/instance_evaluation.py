@@ -1,7 +1,9 @@
-"""COCO's average precision for datasets whose thing classes are not numbered 0, 1, 2, ... without gaps."""
+"""COCO's average precision, also for datasets whose thing classes are not numbered 0, 1, 2, ... without gaps."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any
 
 from detectron2.data import Metadata
@@ -25,6 +27,12 @@ class InstanceSegEvaluator(COCOEvaluator):
         id_map = entries.pop("thing_dataset_id_to_contiguous_id", None)
         self._dataset_id = None if id_map is None else {contiguous: original for original, contiguous in id_map.items()}
         self._metadata = Metadata(**entries)
+
+    def evaluate(self, img_ids: list[Any] | None = None) -> dict[str, dict[str, float]] | None:
+        # pycocotools prints 30 lines per task past the log; their figures are in the results.
+        with contextlib.redirect_stdout(io.StringIO()):
+            results: dict[str, dict[str, float]] | None = super().evaluate(img_ids)
+        return results
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: list[Any] | None = None) -> None:
         if self._dataset_id is not None:
