@@ -39,8 +39,14 @@ format: setup  ## let ruff rewrite what lint complains about, where it can
 demo: setup  ## prepare the digits, evaluate the shipped checkpoint, draw, fine-tune for two minutes
 	$(RUN) tools/run_demo.py $(ARGS)
 
-train-digits: setup  ## train the shipped checkpoint from nothing
-	VENV="$(VENV)" bash tools/train_digits.sh $(ARGS)
+DIGITS := configs/digits/panoptic.yaml
+
+train-digits: setup  ## train the shipped checkpoint from nothing, into output/train_digits
+	$(RUN) datasets/prepare_digits.py
+	$(RUN) tools/pretrain_digits_backbone.py --config-file $(DIGITS) --output output/train_digits/backbone.pth
+	$(RUN) train_net.py --config-file $(DIGITS) MODEL.WEIGHTS output/train_digits/backbone.pth \
+		OUTPUT_DIR output/train_digits $(ARGS)
+	$(RUN) tools/export_weights.py output/train_digits/model_final.pth output/train_digits/digits_panoptic.safetensors
 
 bench: setup  ## time the stages of a model [ARGS=]
 	$(RUN) tools/benchmark.py $(ARGS)
