@@ -4,8 +4,8 @@ Deformable DETR, arXiv:2010.04159, Sec. 4.1).
 The encoder lets the coarse maps exchange information across resolutions; a feature pyramid then carries the result to
 the finest map, from which per-pixel embeddings are made.
 """
-# N frames, C backbone channels, D width of the encoder, E width of the per-pixel embeddings, L encoder levels from coarse
-# to fine, (h, w) cells of one level, S = sum of h * w over the levels.
+# N frames, C backbone channels, D width of the encoder, E width of the per-pixel embeddings,
+# L encoder levels from coarse to fine, (h, w) cells of one level, S = sum of h * w over the levels.
 
 from __future__ import annotations
 
@@ -52,10 +52,11 @@ class DeformableEncoderLayer(nn.Module):
     def forward(
         self, tokens_NSD: Tensor, position_SD: Tensor, reference_points: Tensor, sizes: tuple[tuple[int, int], ...]
     ) -> Tensor:
-        """Args: content, positions (added to queries only), reference points (1, S, L, 2), level sizes. -> (N, S, D)."""
+        """Args: content, positions (added to queries only), reference points (1, S, L, 2), sizes. -> (N, S, D)."""
         read_NSD = self.self_attn(tokens_NSD + position_SD, reference_points, tokens_NSD, sizes)
         tokens_NSD = self.norm1(tokens_NSD + self.dropout(read_NSD))
-        update_NSD = self.linear2(self.dropout(F.relu(self.linear1(tokens_NSD))))
+        # In place, as no gradient needs what the linear map returned: one big tensor less.
+        update_NSD = self.linear2(self.dropout(F.relu(self.linear1(tokens_NSD), inplace=True)))
         return self.norm2(tokens_NSD + self.dropout(update_NSD))
 
 

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...constants import cached_constant
 from .arguments import level_sizes
-from .functional import ms_deform_attn
+from .functional import fused_ms_deform_attn, ms_deform_attn
 
 __all__ = ["MSDeformAttn"]
 
@@ -88,29 +87,18 @@ class MSDeformAttn(nn.Module):
         value_BSC = self.value_proj(input_flatten)
         if input_padding_mask is not None:
             value_BSC = value_BSC.masked_fill(input_padding_mask.unsqueeze(-1), 0.0)
-        weights = self.attention_weights(query).unflatten(-1, (self.n_heads, -1)).softmax(dim=-1)
-        locations = self._sampling_locations(self.sampling_offsets(query), reference_points, sizes)
-        read_BTC = ms_deform_attn(
-            value_BSC.unflatten(-1, (self.n_heads, -1)),
-            sizes,
-            locations,
-            weights.unflatten(-1, (self.n_levels, self.n_points)),
-        )
-        return self.output_proj(read_BTC)
-
-    def _sampling_locations(self, offsets: Tensor, reference_points: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-        """Offsets (B, T, n * L * K * 2), in cells or relative to boxes -> (B, T, n, L, K, 2) in [0, 1]."""
-        dtype = reference_points.dtype  # stays float32 when autocast makes the offsets half precision
-        offsets_BTnLK2 = offsets.to(dtype).unflatten(-1, (self.n_heads, self.n_levels, self.n_points, 2))
-        reference_BT1L1R = reference_points[:, :, None, :, None]
+        value_BSnd = value_BSC.unflatten(-1, (self.n_heads, -1))
+        points = (self.n_heads, self.n_levels, self.n_points)
+        offsets_BTnLK2 = self.sampling_offsets(query).unflatten(-1, (*points, 2))
+        logits_BTnLK = self.attention_weights(query).unflatten(-1, points)
         if reference_points.shape[-1] == 2:
-            return reference_BT1L1R + offsets_BTnLK2 * cell_sizes(tuple(sizes), dtype, offsets.device)[:, None]
-        if reference_points.shape[-1] == 4:
-            return reference_BT1L1R[..., :2] + offsets_BTnLK2 * (reference_BT1L1R[..., 2:] * (0.5 / self.n_points))
-        raise ValueError(f"reference_points must end in 2 or 4 coordinates, got {tuple(reference_points.shape)}")
-
-
-@cached_constant(max_entries=16)
-def cell_sizes(sizes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(width, height) of one cell of every level as a share of the map, (L, 2). Shared: do not write into it."""
-    return torch.tensor([(1 / width, 1 / height) for height, width in sizes], dtype=dtype, device=device)
+            read_BTC = fused_ms_deform_attn(value_BSnd, sizes, reference_points, offsets_BTnLK2, logits_BTnLK)
+        elif reference_points.shape[-1] == 4:
+            boxes_BT1L14 = reference_points[:, :, None, :, None]
+            half_sizes = boxes_BT1L14[..., 2:] * (0.5 / self.n_points)
+            locations = boxes_BT1L14[..., :2] + offsets_BTnLK2 * half_sizes
+            weights_BTnLK = logits_BTnLK.flatten(-2).softmax(dim=-1).view_as(logits_BTnLK)
+            read_BTC = ms_deform_attn(value_BSnd, sizes, locations, weights_BTnLK)
+        else:
+            raise ValueError(f"reference_points must end in 2 or 4 coordinates, got {tuple(reference_points.shape)}")
+        return self.output_proj(read_BTC)

@@ -2,7 +2,7 @@
 
 This is the definition that every faster implementation must equal in value and gradient.
 """
-# B batch, S value tokens of all levels, T query tokens, n heads, d channels of a head, L levels, K points,
+# B batch, S value tokens of all levels, T query tokens, n heads, N = B * n, d channels of a head, L levels, K points,
 # (h, w) cells of one level.
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import check_arguments
+from .arguments import cell_sizes, check_arguments, check_fused_arguments
 
-__all__ = ["ms_deform_attn_reference"]
+__all__ = ["fused_ms_deform_attn_reference", "ms_deform_attn_reference"]
 
 
 def ms_deform_attn_reference(
@@ -29,17 +29,56 @@ def ms_deform_attn_reference(
     Computes in the widest dtype of its arguments, at least float32, and returns the dtype of `value`.
     """
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
-    dtype = torch.promote_types(value.dtype, sampling_locations.dtype)
-    dtype = torch.promote_types(torch.promote_types(dtype, attention_weights.dtype), torch.float32)
-    # Heads join the batch, and queries come last: the innermost loops of grid_sample and of the sum run over queries.
-    maps_NdS = value.to(dtype).permute(0, 2, 3, 1).flatten(0, 1)
-    grid_LNKT2 = (2 * sampling_locations.to(dtype) - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
-    weights_LNKT = attention_weights.to(dtype).permute(3, 0, 2, 4, 1).flatten(1, 2)
+    dtype = _computing_dtype(value, sampling_locations, attention_weights)
+    grid_LBnKT2 = _queries_last(sampling_locations.to(dtype)) * 2 - 1
+    weights_LBnKT = _queries_last(attention_weights.to(dtype).unsqueeze(-1)).squeeze(-1)
+    return _sum_of_samples(value, sizes, grid_LBnKT2.flatten(1, 2), weights_LBnKT.flatten(1, 2))
 
-    total_NdT = maps_NdS.new_zeros(())
+
+def fused_ms_deform_attn_reference(
+    value: Tensor,
+    spatial_shapes: Tensor | Sequence[Sequence[int]],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+) -> Tensor:
+    """`ms_deform_attn_reference` of locations and weights made from a layer's predictions, see `fused_ms_deform_attn`.
+
+    The arithmetic runs in the layout that sampling needs, where long runs of queries are adjacent.
+    """
+    sizes = check_fused_arguments(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
+    dtype = _computing_dtype(value, reference_points, sampling_offsets, attention_logits)
+    offset_LBnKT2 = _queries_last(sampling_offsets.to(dtype))
+    center_LB11T2 = (reference_points.to(dtype) * 2 - 1).permute(2, 0, 1, 3)[:, :, None, None]
+    step_L11112 = 2 * cell_sizes(tuple(sizes), dtype, value.device)[:, None, None, None, None]
+    grid_LBnKT2 = torch.addcmul(center_LB11T2, offset_LBnKT2, step_L11112)
+
+    # One softmax over all levels and points of a query and head, P = L * K.
+    logits_BnPT = attention_logits.to(dtype).flatten(3).permute(0, 2, 3, 1).contiguous()
+    weights_NLKT = logits_BnPT.softmax(dim=2).flatten(0, 1).unflatten(1, attention_logits.shape[3:])
+    return _sum_of_samples(value, sizes, grid_LBnKT2.flatten(1, 2), weights_NLKT.transpose(0, 1))
+
+
+def _sum_of_samples(value: Tensor, sizes: list[tuple[int, int]], grid_LNKT2: Tensor, weights_LNKT: Tensor) -> Tensor:
+    """Sample value (B, S, n, d) at grid coordinates in [-1, 1] and sum with weights -> (B, T, n * d)."""
+    batch, _, num_heads, _ = value.shape
+    maps_NdS = value.to(grid_LNKT2.dtype).permute(0, 2, 3, 1).flatten(0, 1).contiguous()
     levels = maps_NdS.split([height * width for height, width in sizes], dim=2)
+    total_NdT = maps_NdS.new_zeros(*maps_NdS.shape[:2], grid_LNKT2.shape[3])
     for level, (size, map_NdS) in enumerate(zip(sizes, levels, strict=True)):
         sampled_NdKT = F.grid_sample(map_NdS.unflatten(2, size), grid_LNKT2[level], align_corners=False)
-        for point in range(sampling_locations.shape[4]):
-            total_NdT = total_NdT + sampled_NdKT[:, :, point] * weights_LNKT[level][:, None, point]
-    return total_NdT.unflatten(0, (value.shape[0], value.shape[2])).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
+        for point in range(grid_LNKT2.shape[2]):
+            total_NdT.addcmul_(sampled_NdKT[:, :, point], weights_LNKT[level, :, None, point])
+    return total_NdT.unflatten(0, (batch, num_heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
+
+
+def _queries_last(x_BTnLKC: Tensor) -> Tensor:
+    """(B, T, n, L, K, C) -> (L, B, n, K, T, C), contiguous: the innermost loops then run over queries."""
+    return x_BTnLKC.permute(3, 0, 2, 4, 1, 5).contiguous()
+
+
+def _computing_dtype(*tensors: Tensor) -> torch.dtype:
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
