@@ -1,7 +1,7 @@
 """Configuration: every key of this project, declared once, with its published default.
 
-Third-party YAML files rely on the defaults, so a published key never changes its default; keys marked "new" did not exist
-in the original and their defaults reproduce the published behavior.
+Third-party YAML files rely on the defaults, so a published key never changes its default; keys marked "new" did not
+exist in the original and their defaults reproduce the published behavior.
 """
 
 from __future__ import annotations

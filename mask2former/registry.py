@@ -1,7 +1,7 @@
 """Every kind of part that a config selects by name, with the call that a part of that kind must answer.
 
-Backbones, heads and meta-architectures use Detectron2's registries. Pixel decoders share Detectron2's registry of heads,
-because the published names were registered there and outside code looks them up there.
+Backbones, heads and meta-architectures use Detectron2's registries. Pixel decoders share Detectron2's registry of
+heads, because the published names were registered there and outside code looks them up there.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PIXEL_DECODER_REGISTRY = SEM_SEG_HEADS_REGISTRY
 #: where `features` is what `MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE` names.
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_MODULE")
 
-#: `Class(cfg, is_train: bool)` with `__call__(record: dict) -> dict`: a Detectron2 dataset record in, the sample that the
-#: model reads out (`image`, `instances`, ...). Names are the values of `INPUT.DATASET_MAPPER_NAME`.
+#: `Class(cfg, is_train: bool)` with `__call__(record: dict) -> dict`: a Detectron2 dataset record in, the sample that
+#: the model reads out (`image`, `instances`, ...). Names are the values of `INPUT.DATASET_MAPPER_NAME`.
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 
 

@@ -1,6 +1,7 @@
 """Test-time augmentation of semantic segmentation: several sizes, each also mirrored, their scores averaged.
 
-This is the multi-scale setting of the published ADE20K, Cityscapes and Mapillary figures (Mask2Former, arXiv:2112.01527, Sec. 4).
+This is the multi-scale setting of the published ADE20K, Cityscapes and Mapillary figures (Mask2Former,
+arXiv:2112.01527, Sec. 4).
 """
 
 from __future__ import annotations

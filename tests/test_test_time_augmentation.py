@@ -9,7 +9,7 @@ from mask2former.test_time_augmentation import SemanticSegmentorWithTTA
 
 
 class _Brightness(nn.Module):
-    """A "model" whose score is the picture itself, resized to the wanted output: equivariant to scaling and mirroring."""
+    """Its score is the picture itself, resized to the wanted output: equivariant to scaling and mirroring."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -57,6 +57,9 @@ class PretrainingSettings:
 class CropClassifier(nn.Module):
     """Normalization, backbone, average pooling, one linear layer."""
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, *, backbone: Backbone, pixel_mean: list[float], pixel_std: list[float]) -> None:
         super().__init__()
         self.backbone = backbone
@@ -118,7 +121,7 @@ def pretrain_backbone(cfg: CfgNode, output: str | Path, settings: PretrainingSet
     logger = logging.getLogger(__name__)
     device = torch.device(cfg.MODEL.DEVICE)
     with seeded(settings.seed):
-        model = CropClassifier.from_config(cfg).to(device, memory_format=torch.channels_last)
+        model = CropClassifier.from_config(cfg).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.learning_rate, total_steps=settings.num_steps, pct_start=0.2
@@ -136,7 +139,8 @@ def pretrain_backbone(cfg: CfgNode, output: str | Path, settings: PretrainingSet
             accuracy = (logits_BK.argmax(1) == classes_B).float().mean().item()
             remaining = (time.perf_counter() - started) / step * (settings.num_steps - step)
             logger.info(
-                f"step {step}/{settings.num_steps}: loss {loss.item():.3f}, accuracy {accuracy:.1%}, {remaining:.0f} s left"
+                f"step {step}/{settings.num_steps}: loss {loss.item():.3f}, accuracy {accuracy:.1%}, "
+                f"{remaining:.0f} s left"
             )
             if not math.isfinite(loss.item()):
                 raise ValueError(f"the loss is {loss.item()} at step {step}; lower the learning rate")

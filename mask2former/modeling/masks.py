@@ -43,7 +43,7 @@ class MaskLogits(NamedTuple):
     def resized(self, size: tuple[int, int]) -> MaskLogits:
         """The same masks bilinearly resized to `size` = (height, width).
 
-        Resizing is linear: this equals resizing `dense()` up to rounding, at the price of C maps instead of Q per layer.
+        Resizing is linear: this equals resizing `dense()` up to rounding, for C maps instead of Q per layer.
         """
         return MaskLogits(self.embeddings, resize_features(self.features, size))
 
@@ -57,10 +57,9 @@ class MaskLogits(NamedTuple):
             (..., B, Q, T * P), frame index slowest. Outside the map counts as zero (PointRend's convention).
         """
         num_clips, num_frames = self.features.shape[:2]
-        grid_BTP2 = (2 * points_BP2 - 1).unsqueeze(1).expand(-1, num_frames, -1, -1)
-        sampled_NCP1 = F.grid_sample(
-            self.features.flatten(0, 1), grid_BTP2.flatten(0, 1).unsqueeze(2).to(self.features.dtype), align_corners=False
-        )
+        grid_BP2 = (2 * points_BP2 - 1).to(self.features.dtype)
+        grid_NP12 = grid_BP2.repeat_interleave(num_frames, dim=0).unsqueeze(2)
+        sampled_NCP1 = F.grid_sample(self.features.flatten(0, 1), grid_NP12, align_corners=False)
         sampled_BTCP = sampled_NCP1.squeeze(3).unflatten(0, (num_clips, num_frames))
         return torch.einsum("...bqc,btcp->...bqtp", self.embeddings, sampled_BTCP).flatten(-2)
 

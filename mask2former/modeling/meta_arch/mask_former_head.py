@@ -1,4 +1,4 @@
-"""Head of Mask2Former and MaskFormer: a pixel decoder followed by a transformer decoder (arXiv:2112.01527, Sec. 3.1)."""
+"""Head of Mask2Former and MaskFormer: a pixel decoder, then a transformer decoder (arXiv:2112.01527, Sec. 3.1)."""
 # L prediction layers, B clips, T frames (1 for images), Q queries, K classes, (H4, W4) cells at stride 4.
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class MaskFormerHead(nn.Module):
         }
         if decoder_input not in widths:
             raise ValueError(
-                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE={decoder_input!r} is unknown; choose from: {', '.join(widths)}"
+                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE={decoder_input!r} is unknown; "
+                f"choose from: {', '.join(widths)}"
             )
         in_features = [name for name in input_shape if name in head.IN_FEATURES]
         if not in_features:
@@ -81,9 +82,7 @@ class MaskFormerHead(nn.Module):
             "decoder_input": decoder_input,
         }
 
-    def predict(
-        self, features: dict[str, Tensor], *, num_frames: int = 1, all_layers: bool = False
-    ) -> Predictions:
+    def predict(self, features: dict[str, Tensor], *, num_frames: int = 1, all_layers: bool = False) -> Predictions:
         """Predictions with masks left as factors, so that a caller multiplies no more of them than it reads.
 
         Args:
@@ -92,7 +91,7 @@ class MaskFormerHead(nn.Module):
             all_layers: every prediction layer instead of only the last.
         """
         pixel_features = {name: features[name] for name in self.in_features}
-        mask_features, encoder_features, multi_scale = self.pixel_decoder.forward_features(pixel_features)
+        mask_features, encoder_features, multi_scale = self.pixel_decoder.forward_features(pixel_features)  # type: ignore[operator]
         decoder_features = {
             "multi_scale_pixel_decoder": multi_scale,
             "transformer_encoder": encoder_features,
@@ -109,8 +108,8 @@ class MaskFormerHead(nn.Module):
         """Predictions in the published form, with every mask multiplied out.
 
         Returns:
-            `pred_logits` (B, Q, K + 1) and `pred_masks`, logits (B, Q, H4, W4), or (B, Q, T, H4, W4) for clips with T > 1;
-            while training also `aux_outputs`, a list of the same for every earlier prediction layer.
+            `pred_logits` (B, Q, K + 1) and `pred_masks`, logits (B, Q, H4, W4), or (B, Q, T, H4, W4) for clips with
+            T > 1; while training also `aux_outputs`, a list of the same for every earlier prediction layer.
         """
         predictions = self.predict(features, num_frames=num_frames, all_layers=self.training)
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 __all__ = ["MLP", "CrossAttentionLayer", "FeedForwardLayer", "MultiheadAttention", "SelfAttentionLayer"]
 
 
-
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention with the parameters of `torch.nn.MultiheadAttention`, batch first.
 
@@ -36,7 +35,9 @@ class MultiheadAttention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query_BQC: Tensor, key_BSC: Tensor, value_BSC: Tensor, attend_BQS: Tensor | None = None) -> Tensor:
+    def forward(
+        self, query_BQC: Tensor, key_BSC: Tensor, value_BSC: Tensor, attend_BQS: Tensor | None = None
+    ) -> Tensor:
         """Attend from queries to keys; `attend_BQS` is True where a query may look (None: everywhere). -> (B, Q, C)."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         query_BhQd, key_BhSd, value_BhSd = (

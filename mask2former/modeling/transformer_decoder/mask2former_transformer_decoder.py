@@ -114,9 +114,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     def from_config(cls, cfg: CfgNode, in_channels: int, mask_classification: bool) -> dict[str, Any]:
         if not mask_classification:
             raise ValueError(
-                "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME='MultiScaleMaskedTransformerDecoder' always classifies masks "
-                "and cannot serve a per-pixel head; choose 'StandardTransformerDecoder' for MODEL.SEM_SEG_HEAD.NAME="
-                f"{cfg.MODEL.SEM_SEG_HEAD.NAME!r}"
+                "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME='MultiScaleMaskedTransformerDecoder' always classifies "
+                f"masks and cannot serve the per-pixel head MODEL.SEM_SEG_HEAD.NAME={cfg.MODEL.SEM_SEG_HEAD.NAME!r}"
             )
         mask_former = cfg.MODEL.MASK_FORMER
         if mask_former.DEC_LAYERS < 1:
@@ -187,8 +186,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             return checkpoint(self._run_layer, index, query_BQC, *level[:2], attend_BQS, use_reentrant=False)
         return self._run_layer(index, query_BQC, *level[:2], attend_BQS)
 
-    def _run_layer(self, index: int, query_BQC: Tensor, key_BSC: Tensor, value_BSC: Tensor, attend_BQS: Tensor) -> Tensor:
+    def _run_layer(
+        self, index: int, query_BQC: Tensor, key_BSC: Tensor, value_BSC: Tensor, attend_BQS: Tensor
+    ) -> Tensor:
         position_QC = self.query_embed.weight
-        query_BQC = self.transformer_cross_attention_layers[index](query_BQC, position_QC, key_BSC, value_BSC, attend_BQS)
+        cross_attention = self.transformer_cross_attention_layers[index]
+        query_BQC = cross_attention(query_BQC, position_QC, key_BSC, value_BSC, attend_BQS)
         query_BQC = self.transformer_self_attention_layers[index](query_BQC, position_QC)
         return self.transformer_ffn_layers[index](query_BQC)

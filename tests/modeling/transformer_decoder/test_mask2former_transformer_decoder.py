@@ -124,7 +124,9 @@ def test_checkpointing_changes_no_value_and_no_gradient(pre_norm: bool) -> None:
         torch.testing.assert_close(plain, recomputed)
 
 
-@pytest.mark.parametrize(("in_channels", "enforce", "projected"), [(HIDDEN, False, False), (HIDDEN, True, True), (8, False, True)])
+@pytest.mark.parametrize(
+    ("in_channels", "enforce", "projected"), [(HIDDEN, False, False), (HIDDEN, True, True), (8, False, True)]
+)
 def test_inputs_are_projected_only_where_needed(in_channels: int, enforce: bool, projected: bool) -> None:
     decoder = _decoder(in_channels=in_channels, enforce_input_projection=enforce)
     assert any(name.startswith("input_proj") for name in decoder.state_dict()) == projected
