@@ -1,4 +1,4 @@
-"""Every key that we declare is read by some code; those that wait for their reader are listed, and the list may not grow stale."""
+"""Every key that we declare is read by some code; those that wait for their reader are listed."""
 
 import re
 from pathlib import Path
