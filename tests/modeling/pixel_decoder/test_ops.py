@@ -14,6 +14,7 @@ from mask2former.modeling.pixel_decoder.ops import (
     ms_deform_attn,
     ms_deform_attn_reference,
 )
+from mask2former.modeling.pixel_decoder.ops.functional import fused_ms_deform_attn
 from tests.golden import golden, random_normal
 
 SIZES = [(3, 4), (1, 5), (2, 1)]
@@ -154,6 +155,56 @@ def test_arguments_that_do_not_fit_are_named(change, message: str) -> None:
     value, locations, weights = make_arguments()
     with pytest.raises(ValueError, match=message):
         ms_deform_attn(*change(value, SIZES, locations, weights))
+
+
+def make_fused_arguments(dtype=torch.float64, *, shared_points: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Value, reference points, offsets in cells, logits."""
+    value, _, logits = make_arguments(dtype=dtype)
+    points = torch.rand(1 if shared_points else 2, 5, 3, 2, dtype=dtype)
+    offsets = torch.randn(2, 5, 2, 3, 2, 2, dtype=dtype)
+    return value, points, offsets, logits
+
+
+def unfused(value: Tensor, points: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
+    cells = torch.tensor([(width, height) for height, width in SIZES], dtype=offsets.dtype)
+    locations = points[:, :, None, :, None] + offsets / cells[:, None]
+    weights = logits.flatten(3).softmax(dim=-1).view_as(logits)
+    return ms_deform_attn_reference(value, SIZES, locations, weights)
+
+
+@pytest.mark.parametrize("shared_points", [False, True])
+def test_the_fused_function_makes_the_same_locations_and_weights(shared_points: bool) -> None:
+    arguments = make_fused_arguments(shared_points=shared_points)
+    fused = fused_ms_deform_attn(arguments[0], SIZES, *arguments[1:])
+    torch.testing.assert_close(fused, unfused(*arguments), atol=1e-12, rtol=0)
+
+
+def test_gradients_of_the_fused_function_are_exact() -> None:
+    arguments = [argument.requires_grad_() for argument in make_fused_arguments()]
+    assert torch.autograd.gradcheck(lambda v, p, o, a: fused_ms_deform_attn(v, SIZES, p, o, a), arguments)
+
+
+def test_the_fused_function_keeps_float32_where_only_the_value_is_half() -> None:
+    value, *rest = make_fused_arguments()
+    exact = unfused(value, *rest)
+    rounded = fused_ms_deform_attn(value.bfloat16(), SIZES, *(argument.float() for argument in rest))
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.double(), exact, atol=0.03, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v, p, o, a: (v, p[:, :4], o, a), "reference_points must be"),
+        (lambda v, p, o, a: (v, p.long(), o, a), "reference_points must be floating point"),
+        (lambda v, p, o, a: (v, p, o[:1], a), "sampling_offsets must be"),
+        (lambda v, p, o, a: (v, p, o, a[..., :1]), "attention_logits must be"),
+    ],
+)
+def test_fused_arguments_that_do_not_fit_are_named(change, message: str) -> None:
+    value, points, offsets, logits = change(*make_fused_arguments())
+    with pytest.raises(ValueError, match=message):
+        fused_ms_deform_attn(value, SIZES, points, offsets, logits)
 
 
 def make_layer() -> MSDeformAttn:
