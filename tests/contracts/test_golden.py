@@ -1,4 +1,4 @@
-"""The network computes what the original computed: same deterministic weights, same picture, same numbers in between."""
+"""The network computes what the original computed: from equal weights and pictures, equal numbers at every stage."""
 
 from __future__ import annotations
 

@@ -54,12 +54,11 @@ def make_backbone_config(name: str) -> Any:
 @torch.no_grad()
 def randomize(model: nn.Module) -> None:
     """Leave no norm, bias or attention at a neutral start, so that each of them shows in the result."""
+    neutral_matrices = ("sampling_offsets.weight", "attention_weights.weight", "relative_position_bias_table")
     for name, tensor in model.state_dict().items():
         if name.endswith("running_var"):
             tensor.uniform_(0.5, 1.5)
-        elif tensor.dim() == 1 and tensor.is_floating_point() and name != "criterion.empty_weight":
-            tensor.add_(0.1 * torch.randn_like(tensor))
-        elif "sampling_offsets" in name or "attention_weights" in name or "relative_position_bias" in name:
+        elif name != "criterion.empty_weight" and (tensor.dim() == 1 or name.endswith(neutral_matrices)):
             tensor.add_(0.1 * torch.randn_like(tensor))
 
 
