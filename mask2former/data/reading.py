@@ -45,7 +45,9 @@ def read_size(path: str) -> tuple[int, int]:
     try:
         with PathManager.open(path, "rb") as file, Image.open(file) as picture:
             width, height = picture.size
-            is_turned = picture.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
+            # Without this question Pillow decodes a whole PNG in search of EXIF data behind the pixels.
+            has_exif = "exif" in picture.info or picture.format == "TIFF"
+            is_turned = has_exif and picture.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
     except (OSError, SyntaxError) as error:
         raise BrokenSampleError(_complaint(path, error)) from error
     return (width, height) if is_turned else (height, width)

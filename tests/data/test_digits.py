@@ -1,6 +1,7 @@
 """The embedded data set: reproducible, cleanly split, and the same scene in all its formats."""
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +244,16 @@ def test_an_interrupted_replacement_keeps_the_old_folder(tmp_path) -> None:
 def test_impossible_settings_are_refused(changes, message) -> None:
     with pytest.raises(ValueError, match=message):
         DigitsSettings(**changes)
+
+
+def test_the_script_writes_and_says_what_it_did(tmp_path, capsys) -> None:
+    script = runpy.run_path("datasets/prepare_digits.py")
+    arguments = ["--output", str(tmp_path / "digits"), "--train", "2", "--val", "1", "--size", "32"]
+    for message in ("2 + 1 scenes written", "2 + 1 scenes already there"):
+        script["main"](arguments)
+        assert message in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="was prepared with other settings"):
+        script["main"]([*arguments, "--seed", "3"])
 
 
 @pytest.mark.parametrize("form", ["panoptic", "instance", "semantic"])

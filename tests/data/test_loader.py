@@ -1,0 +1,380 @@
+"""Loaders: the order of training is a function of seed and position, and nothing else."""
+
+import logging
+import random
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from mask2former.config import load_config
+from mask2former.data import BrokenSampleError, build_test_loader, build_train_loader
+from mask2former.data.datasets import register_all
+from mask2former.data.loader import (
+    Orientations,
+    SampleOrder,
+    StepSampler,
+    TrainDataset,
+    TrainLoader,
+    load_records,
+    seeded,
+)
+from mask2former.registry import DATASET_MAPPER_REGISTRY
+
+
+def make_config(*overrides: str):
+    small = ["SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TRAIN", "(32, 48, 64)"]
+    return load_config("configs/digits/panoptic.yaml", [*small, *overrides])
+
+
+def make_loader(*overrides: str, seed: int = 5, **options) -> TrainLoader:
+    cfg = make_config(*overrides)
+    mapper = DATASET_MAPPER_REGISTRY.get(cfg.INPUT.DATASET_MAPPER_NAME)(cfg, True)
+    return build_train_loader(cfg, mapper, seed=seed, **options)
+
+
+def contents(batches) -> list:
+    """Everything that a sample consists of, comparable."""
+    return [
+        [
+            (sample["image_id"], sample["image"].numpy().tobytes(), sample["instances"].gt_masks.sum().item())
+            for sample in b
+        ]
+        for b in batches
+    ]
+
+
+def ids(batches) -> list[list[int]]:
+    return [[sample["image_id"] for sample in batch] for batch in batches]
+
+
+class EchoMapper:
+    """Says which record it was given and what the generators draw; fails for some."""
+
+    def __init__(self, broken: set[int] = frozenset()) -> None:
+        self.broken = broken
+
+    def __call__(self, record: dict) -> dict:
+        if record["number"] in self.broken:
+            raise BrokenSampleError(f"{record['file_name']} is broken")
+        return {**record, "draw": (random.random(), np.random.uniform(), torch.rand(()).item())}
+
+
+def echo_loader(num_records: int = 10, *, broken: set[int] = frozenset(), skip: bool = False, num_workers: int = 0):
+    records = [{"number": number, "file_name": f"{number}.png"} for number in range(num_records)]
+    sampler = StepSampler(SampleOrder(num_records, seed=1), step_size=4)
+    dataset = TrainDataset(records, EchoMapper(broken), seed=1, skip_broken=skip, num_workers=num_workers)
+    return TrainLoader(dataset, sampler, num_workers)
+
+
+def test_samples_do_not_depend_on_the_number_of_workers(digits_root) -> None:
+    alone, helped = (
+        contents(islice(make_loader("DATALOADER.NUM_WORKERS", str(num_workers)), 5)) for num_workers in (0, 2)
+    )
+    assert alone == helped
+
+
+def test_another_seed_gives_other_samples(digits_root) -> None:
+    assert contents(islice(make_loader(seed=5), 2)) != contents(islice(make_loader(seed=6), 2))
+
+
+@pytest.mark.parametrize("is_grouped", ["True", "False"])
+def test_starting_later_equals_having_run_until_then(digits_root, is_grouped) -> None:
+    grouping = ("DATALOADER.ASPECT_RATIO_GROUPING", is_grouped, "INPUT.SIZE_DIVISIBILITY", "-1")
+    whole = contents(islice(make_loader(*grouping), 7))
+    assert contents(islice(make_loader(*grouping, start_iteration=4), 3)) == whole[4:]
+
+
+@pytest.mark.parametrize(("world_size", "accumulation"), [(2, 1), (1, 2), (2, 2)])
+def test_ranks_and_accumulation_steps_share_out_the_joined_batch(digits_root, world_size, accumulation) -> None:
+    joined = contents(islice(make_loader(), 3))
+    parts = [
+        contents(
+            islice(
+                make_loader("SOLVER.ACCUMULATION_STEPS", str(accumulation), rank=rank, world_size=world_size),
+                3 * accumulation,
+            )
+        )
+        for rank in range(world_size)
+    ]
+    for step, batch in enumerate(joined):
+        shared_out = [
+            sample
+            for rank in range(world_size)
+            for part in parts[rank][step * accumulation : (step + 1) * accumulation]
+            for sample in part
+        ]
+        assert shared_out == batch
+
+
+def test_every_epoch_shows_every_picture_once_in_another_order() -> None:
+    order = SampleOrder(10, seed=3)
+    epochs = list(islice(order.from_sample(0), 30))
+    first, second, third = epochs[:10], epochs[10:20], epochs[20:]
+    assert sorted(first) == sorted(second) == sorted(third) == list(range(10))
+    assert first != second != third
+
+
+@pytest.mark.parametrize("start", [0, 3, 10, 27])
+def test_the_order_can_be_entered_anywhere(start) -> None:
+    for factors in (None, np.linspace(0.5, 2.5, 10)):
+        order = SampleOrder(10, seed=3, repeat_factors=factors)
+        assert list(islice(order.from_sample(start), 12)) == list(islice(order.from_sample(0), start + 12))[start:]
+
+
+def test_repeat_factors_are_kept_on_average() -> None:
+    factors = np.array([1.0, 1.25, 3.0])
+    order = SampleOrder(3, seed=0, repeat_factors=factors)
+    counts = np.bincount(np.concatenate([order.epoch(number) for number in range(400)])) / 400
+    assert np.abs(counts - factors).max() < 0.1
+
+
+def test_each_step_has_pictures_of_one_orientation() -> None:
+    is_wide = [number % 3 == 0 for number in range(12)]
+    steps = list(islice(StepSampler(SampleOrder(12, seed=0), step_size=4, is_wide=is_wide.__getitem__), 30))
+    assert all(len({is_wide[place.record] for place in step}) == 1 for step in steps)
+    assert {is_wide[step[0].record] for step in steps} == {True, False}
+
+
+def test_positions_count_up_without_gaps() -> None:
+    for is_wide in (None, lambda index: index % 2 == 0):
+        steps = islice(StepSampler(SampleOrder(9, seed=0), step_size=3, is_wide=is_wide), 6)
+        assert [place.position for step in steps for place in step] == list(range(18))
+
+
+def test_samples_of_fixed_size_are_not_grouped(digits_root) -> None:
+    assert make_loader().sampler.is_wide is None
+    assert make_loader("INPUT.SIZE_DIVISIBILITY", "-1").sampler.is_wide is not None
+    assert make_loader("INPUT.DATASET_MAPPER_NAME", "coco_panoptic_lsj").sampler.is_wide is None
+
+
+def test_orientation_comes_from_the_record_or_else_from_the_file(tmp_path) -> None:
+    Image.fromarray(np.zeros((4, 9, 3), dtype=np.uint8)).save(tmp_path / "wide.png")
+    records = [
+        {"file_name": "unused.png", "height": 9, "width": 4},
+        {"file_name": str(tmp_path / "wide.png")},
+        {"file_name": str(tmp_path / "absent.png")},
+    ]
+    is_wide = Orientations(records)
+    assert [is_wide(index) for index in (0, 1, 2, 1)] == [False, True, False, True]
+
+
+def test_each_position_draws_its_own_numbers_and_repeats_them() -> None:
+    first, second = ([sample["draw"] for batch in islice(echo_loader(), 4) for sample in batch] for _ in range(2))
+    assert first == second
+    assert len(set(first)) == 16
+
+
+def test_loading_leaves_the_random_numbers_of_training_alone() -> None:
+    def after(load: bool) -> list:
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+        if load:
+            next(iter(echo_loader()))
+        return [random.random(), np.random.uniform(), torch.rand(()).item()]
+
+    assert after(load=True) == after(load=False)
+
+
+def test_random_numbers_come_back_after_an_error() -> None:
+    torch.manual_seed(4)
+    expected = torch.rand(())
+    torch.manual_seed(4)
+    with pytest.raises(RuntimeError, match="inside"), seeded(1, 2):
+        raise RuntimeError("inside")
+    assert torch.equal(torch.rand(()), expected)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_broken_sample_is_an_error_with_its_file(num_workers) -> None:
+    with pytest.raises(BrokenSampleError, match=r"3\.png is broken"):
+        list(islice(echo_loader(broken={3}, num_workers=num_workers), 4))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_broken_sample_is_replaced_named_and_counted_on_demand(num_workers, caplog, monkeypatch) -> None:
+    # A run that set up its logs before leaves a logger that does not pass on to the root, where caplog listens.
+    monkeypatch.setattr(logging.getLogger("mask2former"), "propagate", True)
+    loader = echo_loader(broken={3}, skip=True, num_workers=num_workers)
+    batches = list(islice(loader, 5))
+    assert all(len(batch) == 4 and all(sample["number"] != 3 for sample in batch) for batch in batches)
+    assert loader.num_skipped >= 2
+    if num_workers == 0:
+        assert "3.png is broken" in caplog.text and "DATALOADER.SKIP_BROKEN" in caplog.text
+    healthy = [[sample["number"] for sample in batch] for batch in islice(echo_loader(), 5)]
+    replaced = [[sample["number"] for sample in batch] for batch in batches]
+    for before, after in zip(sum(healthy, []), sum(replaced, []), strict=True):
+        assert before in (3, after)
+
+
+def test_the_replacement_is_the_same_in_every_run() -> None:
+    runs = [
+        [[sample["number"] for sample in batch] for batch in islice(echo_loader(broken={3, 4}, skip=True), 5)]
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_a_data_set_that_is_broken_altogether_is_an_error_even_when_skipping() -> None:
+    with pytest.raises(BrokenSampleError, match=r"20 samples in a row cannot be read, the last is \d\.png"):
+        next(iter(echo_loader(broken=set(range(10)), skip=True)))
+
+
+def test_a_wrong_class_is_never_skipped(digits_root) -> None:
+    loader = make_loader("DATALOADER.SKIP_BROKEN", "True", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3")
+    with pytest.raises(ValueError, match=r"allowed are 0\.\.2"):
+        next(iter(loader))
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_a_cut_off_file_of_a_real_data_set_stops_or_is_skipped(digits_root, tmp_path, monkeypatch, skips) -> None:
+    shutil.copytree(digits_root / "digits", tmp_path / "digits")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    damaged = tmp_path / "digits" / "panoptic_train" / "000002.png"
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    loader = make_loader("DATALOADER.SKIP_BROKEN", str(skips))
+    if not skips:
+        with pytest.raises(BrokenSampleError, match=r"panoptic_train/000002\.png"):
+            list(islice(loader, 4))
+        return
+    batches = list(islice(loader, 4))
+    assert 2 not in sum(ids(batches), []) and loader.num_skipped == 2  # four steps are two epochs
+
+
+def test_the_test_loader_gives_every_picture_once_in_order(digits_root) -> None:
+    batches = list(build_test_loader(make_config(), "digits_panoptic_val"))
+    assert ids(batches) == [[0], [1], [2], [3]]
+    assert batches[0][0]["image"].dtype == torch.uint8 and "instances" not in batches[0][0]
+
+
+@pytest.mark.parametrize(("size", "world_size", "accumulation"), [("4", 3, 1), ("4", 1, 3), ("6", 2, 2)])
+def test_a_batch_that_cannot_be_shared_out_is_refused(digits_root, size, world_size, accumulation) -> None:
+    with pytest.raises(ValueError, match=rf"SOLVER\.IMS_PER_BATCH={size} must be a multiple .*ACCUMULATION_STEPS"):
+        make_loader(
+            "SOLVER.IMS_PER_BATCH", size, "SOLVER.ACCUMULATION_STEPS", str(accumulation), rank=0, world_size=world_size
+        )
+
+
+def test_an_unknown_sampler_is_told_the_known_ones(digits_root) -> None:
+    with pytest.raises(ValueError, match=r"DATALOADER\.SAMPLER_TRAIN='Random' is unknown; choose from \['TrainingSa"):
+        make_loader("DATALOADER.SAMPLER_TRAIN", "Random")
+
+
+def test_rare_classes_can_be_repeated(digits_root) -> None:
+    loader = make_loader(
+        "DATALOADER.SAMPLER_TRAIN",
+        "RepeatFactorTrainingSampler",
+        "DATALOADER.REPEAT_THRESHOLD",
+        "0.9",
+        "DATASETS.TRAIN",
+        "('digits_instance_train',)",
+        "INPUT.DATASET_MAPPER_NAME",
+        "mask_former_instance",
+    )
+    assert loader.sampler.order.repeat_factors.max() > 1
+    assert len(next(iter(loader))) == 4
+
+
+def register(name: str, records: list, **metadata) -> None:
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(**metadata)
+
+
+@pytest.fixture
+def own_datasets():
+    """Names that a test registers; removed afterwards."""
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_no_data_set_is_an_error_with_the_key() -> None:
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN is empty"):
+        load_records((), config_key="DATASETS.TRAIN")
+
+
+def test_an_unknown_data_set_is_told_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"DATASETS\.TEST: data set 'digits' is not registered; .*digits_panoptic_val"):
+        load_records(("digits",), config_key="DATASETS.TEST")
+
+
+def test_an_empty_data_set_is_an_error(own_datasets) -> None:
+    register("nothing", [])
+    with pytest.raises(ValueError, match=r"data set 'nothing' has no pictures"):
+        load_records(("nothing",), config_key="DATASETS.TRAIN")
+
+
+def test_a_data_set_with_nothing_but_crowds_is_an_error_when_those_are_filtered(own_datasets) -> None:
+    register("crowds", [{"annotations": [{"iscrowd": 1}]}, {"annotations": []}])
+    assert len(load_records(("crowds",), config_key="KEY")) == 2
+    with pytest.raises(ValueError, match="no picture of crowds has an annotation"):
+        load_records(("crowds",), config_key="DATASETS.TRAIN", filter_empty=True)
+
+
+def test_pictures_without_usable_annotations_are_left_out(own_datasets) -> None:
+    register("mixed", [{"annotations": [{"iscrowd": 1}]}, {"annotations": [{"iscrowd": 0}], "image_id": 2}])
+    assert [record["image_id"] for record in load_records(("mixed",), config_key="KEY", filter_empty=True)] == [2]
+
+
+def test_data_sets_with_different_classes_cannot_be_joined(own_datasets) -> None:
+    register("cats", [{}], thing_classes=["cat"])
+    register("dogs", [{}], thing_classes=["dog"])
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN: cats, dogs differ in thing_classes"):
+        load_records(("cats", "dogs"), config_key="DATASETS.TRAIN")
+
+
+@pytest.mark.parametrize(
+    "name", ["coco_2017_val_panoptic_with_sem_seg", "digits_instance_train", "digits_semantic_val"]
+)
+def test_missing_files_are_named_with_the_expected_tree(tmp_path, monkeypatch, name) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    folder = MetadataCatalog.get(name).image_root
+    assert folder.startswith(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"{folder} does not exist. Expected files and folders"):
+        load_records((name,), config_key="DATASETS.TRAIN")
+
+
+def test_data_sets_that_others_registered_get_the_same_message(own_datasets, tmp_path) -> None:
+    register("elsewhere", [{}], image_root=str(tmp_path), json_file=str(tmp_path / "labels.json"))
+    with pytest.raises(FileNotFoundError, match=r"labels\.json does not exist\. Expected files and folders"):
+        load_records(("elsewhere",), config_key="DATASETS.TEST")
+
+
+def test_registering_again_changes_the_root_and_keeps_what_others_registered(own_datasets, tmp_path) -> None:
+    register("mine", [{}])
+    try:
+        register_all(str(tmp_path))
+        assert MetadataCatalog.get("digits_panoptic_val").json_file.startswith(str(tmp_path))
+        assert DatasetCatalog.get("mine") == [{}]
+    finally:
+        register_all()
+    assert not MetadataCatalog.get("digits_panoptic_val").json_file.startswith(str(tmp_path))
+
+
+def test_coco_panoptic_with_semantic_labels_is_registered_as_published(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    metadata = MetadataCatalog.get("coco_2017_val_panoptic_with_sem_seg")
+    assert (len(metadata.thing_classes), len(metadata.stuff_classes)) == (80, 133)
+    things, everything = metadata.thing_dataset_id_to_contiguous_id, metadata.stuff_dataset_id_to_contiguous_id
+    assert (min(things), max(things)) == (1, 90) and sorted(things.values()) == list(range(80))
+    assert (min(everything), max(everything)) == (1, 200) and sorted(everything.values()) == list(range(133))
+    expected = {
+        "image_root": "coco/val2017",
+        "sem_seg_root": "coco/panoptic_semseg_val2017",
+        "panoptic_root": "coco/panoptic_val2017",
+        "panoptic_json": "coco/annotations/panoptic_val2017.json",
+        "json_file": "coco/annotations/instances_val2017.json",
+    }
+    assert {key: str(Path(metadata.get(key)).relative_to(tmp_path)) for key in expected} == expected
+    assert set(metadata.as_dict()) == {
+        *expected,
+        *("name", "evaluator_type", "ignore_label", "label_divisor"),
+        *("thing_classes", "thing_colors", "thing_dataset_id_to_contiguous_id"),
+        *("stuff_classes", "stuff_colors", "stuff_dataset_id_to_contiguous_id"),
+    }
