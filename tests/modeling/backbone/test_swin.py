@@ -131,6 +131,15 @@ def test_a_given_logit_scale_replaces_the_default_and_zero_means_default() -> No
     assert not torch.equal(make_backbone(logit_scale=3.0)(image)["res2"], expected)
 
 
+def test_autocast_stays_close_to_float32() -> None:
+    backbone, image = make_backbone().eval(), torch.randn(1, 3, 64, 64)
+    exact = backbone(image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = backbone(image)
+    for name, output in exact.items():
+        torch.testing.assert_close(rounded[name].float(), output, atol=0.1, rtol=0.1)
+
+
 def test_the_index_buffer_is_saved_and_the_shift_mask_is_not() -> None:
     backbone = make_backbone()
     backbone(torch.randn(1, 3, 32, 32))

@@ -132,6 +132,25 @@ def test_no_value_is_read_back_by_the_host() -> None:
     assert [level.shape for level in decoded] == [level.shape for level in maps]
 
 
+class Exportable(torch.nn.Module):
+    def __init__(self, decoder: MSDeformAttnPixelDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, features: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        return flat(self.decoder.forward_features(features))
+
+
+def test_an_export_computes_the_same_and_leaves_nothing_behind() -> None:
+    # A size of its own, so that tracing is the first to ask for its constants.
+    decoder, features = make_decoder(num_layers=1).eval(), make_features(batch=1, height=61, width=77)
+    with torch.no_grad():
+        exported = torch.export.export(Exportable(decoder), (features,)).module()
+        expected = flat(decoder.forward_features(features))
+        for output, eager in zip(exported(features), expected, strict=True):
+            torch.testing.assert_close(output, eager)
+
+
 def test_constants_stay_out_of_checkpoints() -> None:
     decoder = make_decoder()
     names = set(decoder.state_dict())
