@@ -41,21 +41,30 @@ def sample_masks(masks_MHW: Tensor, mask_index_R: Tensor, points_RP2: Tensor) ->
         (R, P) float32; in [0, 1] for bool masks, fractional near the border of the mask and of the frame.
     """
     height, width = masks_MHW.shape[-2:]
-    x_RP = points_RP2[..., 0] * width - 0.5
-    y_RP = points_RP2[..., 1] * height - 0.5
-    left_RP, top_RP = x_RP.floor(), y_RP.floor()
-    right_share_RP, bottom_share_RP = x_RP - left_RP, y_RP - top_RP
-
+    rows, row_shares = _neighbors(points_RP2[..., 1], height)
+    columns, column_shares = _neighbors(points_RP2[..., 0], width)
     pixels = masks_MHW.reshape(-1)
     first_pixel_R1 = (mask_index_R * (height * width)).unsqueeze(1)
     values_RP = points_RP2.new_zeros(len(mask_index_R), points_RP2.shape[1])
-    for row_RP, row_share_RP in ((top_RP, 1 - bottom_share_RP), (top_RP + 1, bottom_share_RP)):
-        for column_RP, column_share_RP in ((left_RP, 1 - right_share_RP), (left_RP + 1, right_share_RP)):
-            inside_RP = (row_RP >= 0) & (row_RP < height) & (column_RP >= 0) & (column_RP < width)
-            cell_RP = row_RP.clamp(0, height - 1).long() * width + column_RP.clamp(0, width - 1).long()
-            weight_RP = row_share_RP * column_share_RP * inside_RP
-            values_RP += pixels[first_pixel_R1 + cell_RP].to(weight_RP.dtype) * weight_RP
+    for row_RP, row_share_RP in zip(rows, row_shares, strict=True):
+        row_start_RP = first_pixel_R1 + row_RP * width
+        for column_RP, column_share_RP in zip(columns, column_shares, strict=True):
+            values_RP += pixels[row_start_RP + column_RP] * (row_share_RP * column_share_RP)
     return values_RP
+
+
+def _neighbors(place: Tensor, length: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Along one axis of `length` cells: the indices of the two cells around each place in [0, 1], and their shares.
+
+    A cell outside the axis has share 0 and, so that it can be read all the same, the index of the nearest one inside.
+    """
+    position = place * length - 0.5
+    low = position.floor()
+    share = position - low
+    low_index = low.long()
+    low_share = (1 - share) * (low_index >= 0)
+    high_share = share * (low_index < length - 1)
+    return (low_index.clamp(0, length - 1), (low_index + 1).clamp(0, length - 1)), (low_share, high_share)
 
 
 def sample_logits(logits_Rhw: Tensor, points_RP2: Tensor) -> Tensor:
