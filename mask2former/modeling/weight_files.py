@@ -5,9 +5,11 @@ A reader returns plain CPU tensors under the names in the file; `checkpoint.py` 
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -65,7 +67,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
     except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError) as error:
         raise ValueError(
             f"checkpoint {str(path)!r} ({path.stat().st_size} bytes) cannot be read: it is cut off, is no checkpoint, "
-            f"or contains more than tensors and plain values. Copy it again or choose an earlier one. ({error})"
+            f"or contains more than tensors and plain values. Copy it again or choose an earlier one. ({_cause(error)})"
         ) from error
     return _interpret(content, path)
 
@@ -106,7 +108,26 @@ def _read_safetensors(path: Path) -> WeightFile:
 
 
 def _read_torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(_numpy_globals()):  # torch on its own refuses arrays
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _numpy_globals() -> list[Any]:
+    """What a pickled array or NumPy scalar asks for, under the module names of NumPy 1 and 2."""
+    functions = {"_reconstruct": np.zeros(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
+    named = [
+        (function, f"numpy.{module}.multiarray.{name}")
+        for name, function in functions.items()
+        for module in ("core", "_core")
+    ]
+    dtypes = {type(np.dtype(character)) for character in np.typecodes["All"] if character not in "OSUVMm"}
+    return [*named, *dtypes, np.ndarray, np.dtype, (codecs.encode, "_codecs.encode")]
+
+
+def _cause(error: Exception) -> str:
+    """The message without torch's advice to run the file's code nevertheless."""
+    refused = re.search(r"Unsupported \w+: GLOBAL ([\w.]+)", str(error))
+    return f"it asks for {refused[1]}, which is neither tensor nor plain value" if refused else str(error)
 
 
 def _read_pickle(path: Path) -> Any:

@@ -1,0 +1,198 @@
+"""Runs of the tiny model: resuming, refusing, evaluating."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+import torch
+from detectron2.engine import hooks
+
+from mask2former.engine import Trainer, setup_run
+from mask2former.engine import trainer as trainer_module
+from tests.engine.tiny import tiny_config
+
+pytestmark = pytest.mark.usefixtures("digits_root")
+
+
+class Killed(Exception):
+    pass
+
+
+def _kill_after(step):
+    def after_step(trainer):
+        if trainer.iter + 1 == step:
+            raise Killed
+
+    return hooks.CallbackHook(after_step=after_step)
+
+
+def _run(cfg, *, resume=False, killed_after=None):
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    if killed_after:
+        trainer.register_hooks([_kill_after(killed_after)])
+        with pytest.raises(Killed):
+            trainer.train()
+    else:
+        trainer.train()
+    return trainer
+
+
+def _assert_equal(one, other):
+    """Equal to the last bit, through nested containers."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            _assert_equal(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            _assert_equal(left, right)
+    elif torch.is_tensor(one):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("seed", [5, -1])
+def test_20_steps_equal_10_steps_a_kill_and_10_resumed_steps_bit_for_bit(tmp_path, seed, monkeypatch):
+    monkeypatch.setattr(os, "urandom", lambda size: b"\x07" * size)  # the random seed of SEED -1, for both runs
+    settings = {"SEED": seed, "SOLVER__MAX_ITER": 20, "SOLVER__CHECKPOINT_PERIOD": 10, "DATASETS__TEST": ()}
+    straight = _run(tiny_config(tmp_path / "straight", **settings))
+    _run(tiny_config(tmp_path / "killed", **settings), killed_after=13)
+    monkeypatch.setattr(os, "urandom", lambda size: b"\x01" * size)  # a resumed run must not draw a new one
+    resumed = _run(tiny_config(tmp_path / "killed", **settings), resume=True)
+    assert (straight.start_iter, resumed.start_iter) == (0, 10)
+    _assert_equal(straight.model.state_dict(), resumed.model.state_dict())
+    _assert_equal(straight.state_dict(), resumed.state_dict())
+
+
+def test_a_checkpoint_cut_off_while_resuming_is_an_error_that_names_it(tmp_path):
+    cfg = tiny_config(tmp_path, SOLVER__MAX_ITER=2, DATASETS__TEST=())
+    _run(cfg)
+    path = tmp_path / "model_final.pth"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"model_final.pth' .* cannot be read: it is cut off"):
+        Trainer(cfg).resume_or_load(resume=True)
+
+
+def test_a_new_run_refuses_the_folder_of_another_run(tmp_path):
+    cfg = tiny_config(tmp_path, SOLVER__MAX_ITER=1, DATASETS__TEST=())
+    _run(cfg)
+    with pytest.raises(FileExistsError, match=r"holds the checkpoints of a run: add --resume"):
+        Trainer(cfg).resume_or_load(resume=False)
+
+
+def test_weights_alone_cannot_be_resumed(tmp_path):
+    cfg = tiny_config(tmp_path)
+    trainer = Trainer(cfg)
+    torch.save({"model": trainer.model.state_dict()}, tmp_path / "weights.pth")
+    (tmp_path / "last_checkpoint").write_text("weights.pth")
+    with pytest.raises(ValueError, match="no training state of this project"):
+        trainer.resume_or_load(resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"INPUT__DATASET_MAPPER_NAME": "coco_lsj"},
+            r"INPUT.DATASET_MAPPER_NAME='coco_lsj' is unknown; choose from: .*mask_former_semantic",
+        ),
+        (
+            {"MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "FPN"},
+            r"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME='FPN' is unknown; choose from: .*MSDeformAttnPixelDecoder",
+        ),
+        (
+            {"MODEL__MASK_FORMER__TRANSFORMER_DECODER_NAME": "Masked"},
+            r"TRANSFORMER_DECODER_NAME='Masked' is unknown; choose from: .*MultiScaleMaskedTransformerDecoder",
+        ),
+        ({"MODEL__META_ARCHITECTURE": "Mask3Former"}, r"META_ARCHITECTURE='Mask3Former' is unknown; .*MaskFormer"),
+        ({"SOLVER__OPTIMIZER": "ADAM"}, r"SOLVER.OPTIMIZER='ADAM' is unknown; choose from: ADAMW, SGD"),
+        ({"SOLVER__AMP__PRECISION": "fp8"}, r"SOLVER.AMP.PRECISION='fp8' is unknown; choose from: fp16, bf16"),
+        ({"SOLVER__ACCUMULATION_STEPS": 0}, "SOLVER.ACCUMULATION_STEPS=0 must be at least 1"),
+        ({"DATASETS__TRAIN": ("digits_train",)}, r"DATASETS.TRAIN names 'digits_train', .*digits_panoptic_train"),
+        ({"DATASETS__TRAIN": ()}, "DATASETS.TRAIN is empty"),
+        (
+            {"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 10},
+            r"NUM_CLASSES=10, but dataset 'digits_panoptic_train' \(DATASETS.TRAIN\) has 13 classes",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_mistake_in_the_config_is_reported_before_the_first_step(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(tiny_config(tmp_path, **changes))
+
+
+def test_a_test_dataset_with_other_classes_is_refused(tmp_path):
+    cfg = tiny_config(tmp_path, DATASETS__TEST=("digits_instance_val",))
+    with pytest.raises(ValueError, match=r"'digits_instance_val' \(DATASETS.TEST\) has 10 classes"):
+        Trainer.test(cfg, torch.nn.Identity())
+
+
+def test_batches_that_cannot_be_divided_are_refused(tmp_path):
+    cfg = tiny_config(tmp_path, SOLVER__IMS_PER_BATCH=3, SOLVER__ACCUMULATION_STEPS=2)
+    with pytest.raises(ValueError, match=r"SOLVER.IMS_PER_BATCH=3 must be a multiple"):
+        Trainer(cfg).train()
+
+
+def _deterministic_rand(*size, **arguments):
+    """The same points for every mask, picture and call: what is left to differ is the arithmetic."""
+    shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
+    generator = torch.Generator().manual_seed(0)
+    return torch.empty(tuple(shape[-2:])).uniform_(generator=generator).expand(tuple(shape)).clone()
+
+
+def test_accumulated_steps_equal_steps_of_the_joined_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "rand", _deterministic_rand)
+    settings = {"SOLVER__IMS_PER_BATCH": 4, "SOLVER__MAX_ITER": 2, "DATASETS__TEST": (), "SOLVER__WARMUP_ITERS": 0}
+    joined = _run(tiny_config(tmp_path / "joined", **settings))
+    accumulated = _run(tiny_config(tmp_path / "accumulated", **settings, SOLVER__ACCUMULATION_STEPS=2))
+    for (name, ours), theirs in zip(accumulated.model.named_parameters(), joined.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+    losses = [trainer.storage.latest()["total_loss"][0] for trainer in (accumulated, joined)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_published_recipes_with_mixed_precision_train_on_cpu(tmp_path, caplog, precision):
+    cfg = tiny_config(
+        tmp_path, SOLVER__MAX_ITER=2, DATASETS__TEST=(), SOLVER__AMP__ENABLED=True, SOLVER__AMP__PRECISION=precision
+    )
+    with caplog.at_level(logging.WARNING):
+        trainer = _run(cfg)
+    assert trainer.storage.latest()["total_loss"][0] < 1000 and trainer._trainer.num_skipped == 0
+    assert ("fp16 needs a GPU" in caplog.text) == (precision == "fp16")
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_every_task_leaves_example_pictures_for_tensorboard(tmp_path, task, monkeypatch):
+    monkeypatch.setattr(trainer_module, "_PICTURE_PERIOD", 1)
+    trainer = Trainer(tiny_config(tmp_path, task, SOLVER__MAX_ITER=1, DATASETS__TEST=()))
+    pictures = {}
+    keep = hooks.CallbackHook(
+        after_step=lambda trainer: pictures.update({name: image for name, image, _ in trainer.storage._vis_data})
+    )
+    trainer._hooks.insert(-1, keep)  # before the writers, which clear the pictures
+    keep.trainer = trainer
+    trainer.train()
+    assert sorted(pictures) == ["example_0", "example_1"]
+    for picture in pictures.values():
+        assert picture.dtype == torch.uint8 and picture.shape[0] == 3
+        assert picture.shape[2] > 2.5 * 64, "image, truth and prediction stand side by side"
+    assert trainer.model.training
+
+
+def test_evaluation_does_not_touch_the_config_of_the_run(tmp_path):
+    from mask2former.engine import argument_parser
+
+    cfg = tiny_config(tmp_path)
+    setup_run(cfg, argument_parser().parse_args([]))
+    written = (tmp_path / "config.yaml").read_text()
+    setup_run(tiny_config(tmp_path, SEED=9), argument_parser().parse_args(["--eval-only"]))
+    assert (tmp_path / "config.yaml").read_text() == written
+    assert "SEED: 9" in (tmp_path / "inference" / "config.yaml").read_text()
