@@ -63,12 +63,15 @@ def _sum_of_samples(value: Tensor, sizes: list[tuple[int, int]], grid_LNKT2: Ten
     """Sample value (B, S, n, d) at grid coordinates in [-1, 1] and sum with weights -> (B, T, n * d)."""
     batch, _, num_heads, _ = value.shape
     maps_NdS = value.to(grid_LNKT2.dtype).permute(0, 2, 3, 1).flatten(0, 1).contiguous()
-    levels = maps_NdS.split([height * width for height, width in sizes], dim=2)
+    maps = maps_NdS.split([height * width for height, width in sizes], dim=2)
     total_NdT = maps_NdS.new_zeros(*maps_NdS.shape[:2], grid_LNKT2.shape[3])
-    for level, (size, map_NdS) in enumerate(zip(sizes, levels, strict=True)):
-        sampled_NdKT = F.grid_sample(map_NdS.unflatten(2, size), grid_LNKT2[level], align_corners=False)
-        for point in range(grid_LNKT2.shape[2]):
-            total_NdT.addcmul_(sampled_NdKT[:, :, point], weights_LNKT[level, :, None, point])
+    # unbind, not indexing: the gradient of every index would be a tensor of the full size.
+    for size, map_NdS, grid_NKT2, weights_NKT in zip(
+        sizes, maps, grid_LNKT2.unbind(), weights_LNKT.unbind(), strict=True
+    ):
+        sampled_NdKT = F.grid_sample(map_NdS.unflatten(2, size), grid_NKT2, align_corners=False)
+        for sampled_NdT, weights_N1T in zip(sampled_NdKT.unbind(2), weights_NKT.unsqueeze(1).unbind(2), strict=True):
+            total_NdT.addcmul_(sampled_NdT, weights_N1T)
     return total_NdT.unflatten(0, (batch, num_heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
 
 
