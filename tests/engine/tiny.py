@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
+from torch import Tensor
 
 from mask2former.engine import config_for_run
 
@@ -40,14 +42,26 @@ OVERRIDES: dict[str, object] = {
     "SEED": 3,
 }
 
+#: Changes for comparisons of runs that differ in rounding. AdamW would turn the rounding errors of vanishing gradients
+#: into steps of full length.
+PLAIN_SGD: dict[str, object] = {
+    "SOLVER__OPTIMIZER": "SGD",
+    "SOLVER__BASE_LR": 0.01,
+    "SOLVER__WARMUP_ITERS": 0,
+    "SOLVER__CLIP_GRADIENTS__ENABLED": False,
+}
+
+
+def same_points(*size: int, **arguments: object) -> Tensor:
+    """Stands in for `torch.rand`: the same points for every mask, picture and call."""
+    points = torch.empty(size[-2:]).uniform_(generator=torch.Generator().manual_seed(0))
+    return points.expand(size).clone()
+
 
 def arguments(output: Path, **changes: object) -> list[str]:
     """`KEY VALUE` pairs for the command line; in `changes` two underscores stand for a dot."""
-    values = {
-        **OVERRIDES,
-        "OUTPUT_DIR": str(output),
-        **{key.replace("__", "."): value for key, value in changes.items()},
-    }
+    changed = {key.replace("__", "."): value for key, value in changes.items()}
+    values = {**OVERRIDES, "OUTPUT_DIR": str(output), **changed}
     return [str(part) for pair in values.items() for part in pair]
 
 
