@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from detectron2.data import transforms as T
+from detectron2.projects.point_rend import color_augmentation
 
 from mask2former.config import load_config
 from mask2former.data.augmentation import (
@@ -79,6 +80,31 @@ def test_jitter_values_stay_in_their_ranges_and_each_step_is_drawn_half_of_the_t
     assert 430 < sum(jitter.contrast_first for jitter in drawn) < 570
 
 
+@pytest.mark.parametrize("contrast_first", [True, False])
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_a_jitter_equals_that_of_published_training(monkeypatch, image_format, contrast_first) -> None:
+    """Detectron2's color augmentation draws inside `apply_image`; here it is made to draw the values of our jitter."""
+    jitter = ColorJitter(-17.3, 1.31, 0.62, -11, contrast_first)
+
+    class Drawn:
+        steps = iter([1, int(contrast_first), 1, 1, 1])
+        factors = iter([jitter.contrast, jitter.saturation] if contrast_first else [jitter.saturation, jitter.contrast])
+
+        def randrange(self, stop: int) -> int:
+            return next(self.steps)
+
+        def uniform(self, low: float, high: float) -> float:
+            return jitter.brightness if low < 0 else next(self.factors)
+
+        def randint(self, low: int, high: int) -> int:
+            return jitter.hue
+
+    monkeypatch.setattr(color_augmentation, "random", Drawn())
+    image = picture(16, 18)
+    published = color_augmentation.ColorAugSSDTransform(img_format=image_format).apply_image(image)
+    assert np.array_equal(ColorJitterTransform(jitter, image_format).apply_image(image), published)
+
+
 def test_labels_and_positions_ignore_the_jitter() -> None:
     transform = RandomColorJitter("RGB").get_transform(picture(2, 2))
     labels, points = picture(4, 4)[..., 0], np.array([[1.0, 2.0]])
@@ -113,6 +139,16 @@ def test_a_large_picture_is_cut_on_its_diagonal() -> None:
     # One random number for both axes: the share of the way is the same, up to rounding.
     assert np.abs(tops / 12 - lefts / 20).max() < 0.5 / 12 + 0.5 / 20 + 1e-6
     assert (tops.min(), tops.max(), lefts.min(), lefts.max()) == (0, 12, 0, 20)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (20, 28), (4, 20), (30, 6)])
+def test_a_window_equals_that_of_published_training(size) -> None:
+    image = picture(*size)
+    windows = []
+    for crop in (T.FixedSizeCrop((8, 8)), FixedSizeCrop((8, 8))):
+        np.random.seed(7)
+        windows.append(crop.get_transform(image).apply_image(image))
+    assert np.array_equal(*windows)
 
 
 def test_a_picture_that_is_only_too_wide_is_cut_and_padded() -> None:
