@@ -124,8 +124,9 @@ def _add_pixel_decoder_config(cfg: CfgNode) -> None:
     node.MASK_DIM = 256  # width of the per-pixel embeddings
     node.TRANSFORMER_ENC_LAYERS = 0  # transformer layers inside the pixel decoder
     node.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
-    node.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4  # sampling points per head and level
-    # Published files write 8 here, yet the encoder has MODEL.MASK_FORMER.NHEADS heads; a third value is refused.
+    # Published models have 4 points per head and level and MODEL.MASK_FORMER.NHEADS heads whatever the next two keys
+    # say; they exist because published files name them, and other values are refused instead of ignored.
+    node.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
     node.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
 
 

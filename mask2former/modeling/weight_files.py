@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 __all__ = ["WeightFile", "export_weights", "read_weight_file", "write_atomically"]
@@ -92,13 +92,8 @@ def export_weights(state_dict: Mapping[str, Tensor], path: str | Path, *, dtype:
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
         for name, tensor in state_dict.items()
     }
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        save_file(tensors, unfinished, metadata={"format": "pt"})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    content = save(tensors, metadata={"format": "pt"})
+    write_atomically(path, lambda file: file.write(content))
 
 
 def _read_safetensors(path: Path) -> WeightFile:
