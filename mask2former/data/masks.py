@@ -133,8 +133,18 @@ def tight_boxes(masks_NHW: Tensor) -> Tensor:
     """Boxes (x0, y0, x1, y1), ends exclusive, around (N, H, W) bool masks: (N, 4) float32; zeros for an empty mask."""
     boxes_N4 = torch.zeros(masks_NHW.shape[0], 4)
     for axis, (low, high) in ((1, (0, 2)), (2, (1, 3))):
-        occupied_NS = masks_NHW.any(dim=axis)
+        occupied_NS = _any(masks_NHW, axis)
         length = occupied_NS.shape[1]
         boxes_N4[:, low] = occupied_NS.float().argmax(dim=1)
         boxes_N4[:, high] = length - occupied_NS.flip(1).float().argmax(dim=1)
-    return boxes_N4 * masks_NHW.flatten(1).any(dim=1)[:, None]
+    return boxes_N4 * is_visible(masks_NHW)[:, None]
+
+
+def is_visible(masks_NHW: Tensor) -> Tensor:
+    """(N,) bool: which of (N, H, W) bool masks have any pixel."""
+    return _any(masks_NHW.flatten(1), 1)
+
+
+def _any(values: Tensor, dim: int) -> Tensor:
+    # On CPU torch's `any` is twenty times slower than the maximum of the same bytes.
+    return values.view(torch.uint8).amax(dim).bool()

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,12 @@ def test_every_class_occurs_in_both_splits() -> None:
 def test_an_unknown_split_is_told_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"split 'test' is unknown; choose from \['train', 'val'\]"):
         load_material("test")
+
+
+def test_a_missing_package_is_named_with_the_cure(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install scikit-learn scikit-image"):
+        load_material.__wrapped__("train")
 
 
 def test_pictures_have_the_size_and_ids_that_the_annotations_say(files) -> None:

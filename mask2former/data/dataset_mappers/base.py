@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mask2former.data.augmentation import IMAGE_PADDING, build_test_augmentations
 from mask2former.data.dataset_mappers.targets import FrameLabels, Record, Targets
+from mask2former.data.masks import is_visible
 from mask2former.data.reading import check_size, read_image
 
 #: What a record says about labels; a sample does not carry it on.
@@ -135,8 +136,8 @@ class SegmentationMapper(ImageMapper, ABC):
     def make_instances(self, targets: Targets) -> Instances:
         """Targets, padded like the image, in the form that the model reads."""
         if self.drop_empty_masks:
-            is_visible_N = targets.masks.flatten(1).any(dim=1)
-            targets = Targets(targets.classes[is_visible_N], targets.masks[is_visible_N])
+            kept_N = is_visible(targets.masks)
+            targets = Targets(targets.classes[kept_N], targets.masks[kept_N])
         masks_Nhw = self._pad(targets.masks, False)
         instances = Instances(tuple(masks_Nhw.shape[-2:]))
         instances.gt_classes = targets.classes

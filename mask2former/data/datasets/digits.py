@@ -99,8 +99,15 @@ def load_material(split: str) -> Material:
     """The digits and photographs of one split ("train" or "val")."""
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; choose from {list(SPLITS)}")
-    from skimage import data as photographs
-    from sklearn.datasets import load_digits
+    try:
+        from skimage import data as photographs
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error.name} is missing: digit scenes are made of pictures inside scikit-learn and scikit-image; "
+            "pip install scikit-learn scikit-image",
+            name=error.name,
+        ) from error
 
     bunch = load_digits()
     is_validation = split == "val"
