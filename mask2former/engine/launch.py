@@ -14,6 +14,8 @@ import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import launch as spawn
 from detectron2.utils import comm
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # public, though not marked as exported
+from torch.distributed.rendezvous import rendezvous
 
 __all__ = ["launch"]
 
@@ -59,14 +61,17 @@ def _run_under_torchrun(
         if local_size > torch.cuda.device_count():
             raise ValueError(f"--nproc-per-node {local_size}, but there are {torch.cuda.device_count()} CUDA devices")
         torch.cuda.set_device(local_rank)
-    dist.init_process_group(backend="nccl" if uses_cuda else "gloo")
-    try:
-        _create_local_group(local_size)
-        if not args.eval_only:
-            args.resume = args.resume or _is_restart_of_this_launch(cfg.OUTPUT_DIR)
-        return main(cfg, args)
-    finally:
-        dist.destroy_process_group()
+    # Under a prefix of its own each attempt is safe from the addresses that dead workers of an earlier one left in the
+    # agent's store (seen with torch 2.15 and gloo: "connection refused" after a restart).
+    store, rank, world_size = next(iter(rendezvous("env://")))
+    attempt = PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group("nccl" if uses_cuda else "gloo", store=attempt, rank=rank, world_size=world_size)
+    _create_local_group(local_size)
+    if not args.eval_only:
+        args.resume = args.resume or _is_restart_of_this_launch(cfg.OUTPUT_DIR)
+    result = main(cfg, args)
+    dist.destroy_process_group()  # not after an exception: with a peer gone it would wait for ever
+    return result
 
 
 def _create_local_group(local_size: int) -> None:
