@@ -1,0 +1,170 @@
+"""Evaluators by the dataset's type and the enabled tasks, and what they say of perfect results."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import (
+    COCOEvaluator,
+    COCOPanopticEvaluator,
+    DatasetEvaluators,
+    SemSegEvaluator,
+    inference_on_dataset,
+)
+from detectron2.structures import Boxes, Instances
+from panopticapi.utils import rgb2id
+from PIL import Image
+
+from mask2former.evaluation import InstanceSegEvaluator, build_evaluator
+from tests.engine.tiny import tiny_config
+
+pytestmark = pytest.mark.usefixtures("digits_root")
+TEST = "MODEL__MASK_FORMER__TEST__"
+
+
+def _kinds(evaluator):
+    return (
+        [type(part) for part in evaluator._evaluators]
+        if isinstance(evaluator, DatasetEvaluators)
+        else [type(evaluator)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "expected"),
+    [
+        ("panoptic", {}, [COCOPanopticEvaluator, InstanceSegEvaluator, SemSegEvaluator]),
+        ("panoptic", {f"{TEST}INSTANCE_ON": False}, [COCOPanopticEvaluator, SemSegEvaluator]),
+        ("panoptic", {f"{TEST}PANOPTIC_ON": False, f"{TEST}SEMANTIC_ON": False}, [InstanceSegEvaluator]),
+        ("instance", {}, [InstanceSegEvaluator]),
+        ("semantic", {}, [SemSegEvaluator]),
+    ],
+)
+def test_a_dataset_gets_the_evaluators_of_its_type_and_of_the_enabled_tasks(tmp_path, task, changes, expected):
+    evaluator = build_evaluator(tiny_config(tmp_path, task, **changes), f"digits_{task}_val")
+    assert _kinds(evaluator) == expected
+    assert issubclass(InstanceSegEvaluator, COCOEvaluator)
+
+
+def test_a_dataset_of_unknown_type_is_refused_with_the_known_types(tmp_path):
+    MetadataCatalog.get("keypoints_of_cats").evaluator_type = "keypoints"
+    with pytest.raises(
+        ValueError, match=r"'keypoints_of_cats' .* evaluator_type 'keypoints' .* choose from: .*sem_seg"
+    ):
+        build_evaluator(tiny_config(tmp_path), "keypoints_of_cats")
+
+
+def test_nothing_to_evaluate_is_refused_with_the_switches(tmp_path):
+    off = {f"{TEST}{task}_ON": False for task in ("SEMANTIC", "INSTANCE", "PANOPTIC")}
+    with pytest.raises(ValueError, match=r"TEST.\{PANOPTIC_ON, INSTANCE_ON, SEMANTIC_ON\}"):
+        build_evaluator(tiny_config(tmp_path, **off), "digits_panoptic_val")
+
+
+class Oracle:
+    """Answers with the ground truth in the format of the model."""
+
+    def __init__(self, name):
+        self._records = {record["image_id"]: record for record in DatasetCatalog.get(name)}
+        self._metadata = MetadataCatalog.get(name)
+
+    def __call__(self, inputs):
+        return [self._answer(self._records[sample["image_id"]]) for sample in inputs]
+
+    def _answer(self, record):
+        ids = rgb2id(np.asarray(Image.open(record["pan_seg_file_name"]).convert("RGB")))
+        segments = record["segments_info"]
+        panoptic_map = np.zeros(ids.shape, dtype=np.int32)
+        semantic = torch.zeros(len(self._metadata.stuff_classes), *ids.shape)
+        for number, segment in enumerate(segments, start=1):
+            panoptic_map[ids == segment["id"]] = number
+            semantic[segment["category_id"], torch.from_numpy(ids == segment["id"])] = 1
+        things = [segment for segment in segments if segment["isthing"]]
+        masks = torch.from_numpy(np.stack([ids == segment["id"] for segment in things]))
+        instances = Instances(ids.shape, pred_masks=masks, scores=torch.ones(len(things)))
+        instances.pred_classes = torch.tensor([segment["category_id"] for segment in things])
+        instances.pred_boxes = Boxes(torch.zeros(len(things), 4))
+        found = [
+            {"id": number, "isthing": segment["isthing"], "category_id": segment["category_id"]}
+            for number, segment in enumerate(segments, start=1)
+        ]
+        return {"panoptic_seg": (torch.from_numpy(panoptic_map), found), "sem_seg": semantic, "instances": instances}
+
+
+def test_perfect_results_get_full_marks_in_all_three_tasks_in_one_pass(tmp_path):
+    name = "digits_panoptic_val"
+    evaluator = build_evaluator(tiny_config(tmp_path), name)
+    inputs = [[{key: record[key] for key in ("file_name", "image_id")}] for record in DatasetCatalog.get(name)]
+    results = inference_on_dataset(Oracle(name), inputs, evaluator)
+    assert results["panoptic_seg"]["PQ"] == results["panoptic_seg"]["SQ_th"] == pytest.approx(100)
+    assert results["segm"]["AP"] == pytest.approx(100, abs=0.1)
+    assert results["sem_seg"]["mIoU"] == pytest.approx(100)
+
+
+def test_several_test_datasets_get_a_folder_each(tmp_path):
+    cfg = tiny_config(tmp_path, DATASETS__TEST=("digits_panoptic_val", "digits_semantic_val"))
+    build_evaluator(cfg, "digits_semantic_val")
+    assert (tmp_path / "inference" / "digits_semantic_val").is_dir()
+
+
+@pytest.fixture
+def gap_dataset(tmp_path):
+    """Two things among other classes: dataset ids 30 and 50, contiguous ids 1 and 4."""
+    square = [[2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]]
+    annotations = [
+        {
+            "id": category,
+            "image_id": "room",
+            "category_id": category,
+            "iscrowd": 0,
+            "area": 36,
+            "bbox": [2, 2, 6, 6],
+            "segmentation": square,
+        }
+        for category in (30, 50)
+    ]
+    content = {
+        "images": [{"id": "room", "width": 10, "height": 10}],
+        "categories": [{"id": 30, "name": "chair"}, {"id": 50, "name": "table"}],
+        "annotations": annotations,
+    }
+    path = tmp_path / "gaps.json"
+    path.write_text(json.dumps(content))
+    name = "things_with_gaps"
+    MetadataCatalog.pop(name, None)
+    MetadataCatalog.get(name).set(
+        json_file=str(path), thing_classes=["chair", "table"], thing_dataset_id_to_contiguous_id={30: 1, 50: 4}
+    )
+    return name
+
+
+def _found(*classes):
+    masks = torch.zeros(len(classes), 10, 10, dtype=torch.bool)
+    masks[:, 2:8, 2:8] = True
+    boxes = Boxes(torch.tensor([[2.0, 2.0, 8.0, 8.0]]).repeat(len(classes), 1))
+    scores = torch.ones(len(classes))
+    return Instances((10, 10), pred_masks=masks, pred_boxes=boxes, scores=scores, pred_classes=torch.tensor(classes))
+
+
+def _evaluate(name, folder, *classes):
+    evaluator = InstanceSegEvaluator(name, output_dir=str(folder), use_fast_impl=False)
+    evaluator.reset()
+    evaluator.process([{"image_id": "room"}], [{"instances": _found(*classes)}])
+    return evaluator.evaluate()
+
+
+def test_thing_ids_may_have_gaps(gap_dataset, tmp_path, capsys):
+    results = _evaluate(gap_dataset, tmp_path, 1, 4)
+    assert results["segm"]["AP"] == results["bbox"]["AP"] == pytest.approx(100)
+    assert (results["segm"]["AP-chair"], results["segm"]["AP-table"]) == pytest.approx((100, 100))
+    written = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert sorted(result["category_id"] for result in written) == [30, 50]
+    assert capsys.readouterr().out == "", "pycocotools prints nothing past the log"
+
+
+def test_a_predicted_class_that_is_no_thing_is_named(gap_dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"predicted class 2 of image 'room' is no thing .* its things are \[1, 4\]"):
+        _evaluate(gap_dataset, tmp_path, 1, 2)
