@@ -52,7 +52,7 @@ def _add_input_config(cfg: CfgNode) -> None:
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"  # a name in DATASET_MAPPER_REGISTRY
     cfg.INPUT.COLOR_AUG_SSD = False  # append SSD color jitter to the augmentations
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # largest share of one class in a training crop; 1.0 accepts any crop
-    cfg.INPUT.SIZE_DIVISIBILITY = -1  # side in pixels of the square that samples are padded to; <= 0 pads nothing
+    cfg.INPUT.SIZE_DIVISIBILITY = -1  # samples are padded to a multiple of this many pixels; <= 0 pads nothing
     cfg.INPUT.IMAGE_SIZE = 1024  # side in pixels of the square of large-scale jittering (LSJ)
     cfg.INPUT.MIN_SCALE = 0.1  # LSJ: smallest scale relative to IMAGE_SIZE
     cfg.INPUT.MAX_SCALE = 2.0  # LSJ: largest scale relative to IMAGE_SIZE
