@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data import Metadata
@@ -67,7 +67,7 @@ def draw_panoptic(
         segments_info: `id`, `category_id` (contiguous), `isthing` and, where it is known, `score` in [0, 1].
         metadata: of the dataset that the classes belong to.
         threshold: segments with a score below this are left out; segments without a score are drawn.
-        vary_instances: shift the color of the second and later things of a class to tell them apart.
+        vary_instances: shift the color of the second and later things of a class (from the left) to tell them apart.
         scale: factor by which the picture is enlarged; None: `display_scale`.
 
     Returns:
@@ -76,16 +76,13 @@ def draw_panoptic(
     image = _checked_image(image)
     map_HW = np.asarray(panoptic_map)
     _check_size(image, map_HW, "panoptic map")
-    paint = _Paint(metadata, vary_instances)
-    regions = []
-    # Stuff first: the rims and boxes of things stay on top.
-    for segment in sorted(segments_info, key=lambda segment: bool(segment["isthing"])):
-        score = segment.get("score")
-        if score is not None and score < threshold:
-            continue
-        mask_HW = map_HW == segment["id"]
-        regions.append(paint.region(mask_HW, int(segment["category_id"]), score, is_thing=bool(segment["isthing"])))
-    return paint_regions(image, regions, scale=scale)
+    segments = [
+        _Segment(map_HW == info["id"], int(info["category_id"]), info.get("score"), bool(info["isthing"]))
+        # Stuff first: the rims and boxes of things stay on top.
+        for info in sorted(segments_info, key=lambda info: bool(info["isthing"]))
+        if info.get("score") is None or info["score"] >= threshold
+    ]
+    return paint_regions(image, _regions(segments, metadata, vary_instances=vary_instances), scale=scale)
 
 
 def draw_instances(
@@ -99,7 +96,7 @@ def draw_instances(
     vary_instances: bool = True,
     scale: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Draws instances with their tight boxes, those of low score and then the large ones at the bottom.
+    """Draws instances with their tight boxes, the large ones at the bottom.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -108,7 +105,7 @@ def draw_instances(
         metadata: of the dataset that the classes belong to.
         scores: (N,) in [0, 1], or None (ground truth).
         threshold: instances with a score below this are left out.
-        vary_instances: shift the color of the second and later instances of a class to tell them apart.
+        vary_instances: shift the color of the second and later instances of a class (from the left).
         scale: factor by which the picture is enlarged; None: `display_scale`.
 
     Returns:
@@ -120,17 +117,13 @@ def draw_instances(
     masks_NHW = np.asarray(masks)
     if len(classes_N):
         _check_size(image, masks_NHW[0], "mask")
-    shown = np.flatnonzero(scores_N >= threshold)
-    # Float masks are 0 or 1, so any positive value is inside.
-    shown_masks = {int(index): masks_NHW[index] > 0 for index in shown}
-    paint = _Paint(metadata, vary_instances)
-    regions = []
-    # The best instance of a class keeps the class's color; painting goes from large to small.
-    for index in sorted(shown_masks, key=lambda index: -scores_N[index]):
-        score = None if scores is None else float(scores_N[index])
-        regions.append(paint.region(shown_masks[index], int(classes_N[index]), score, is_thing=True))
-    regions.sort(key=lambda region: -int(region.mask.sum()))
-    return paint_regions(image, regions, scale=scale)
+    segments = [
+        # Float masks are 0 or 1, so any positive value is inside.
+        _Segment(masks_NHW[index] > 0, int(classes_N[index]), None if scores is None else float(scores_N[index]), True)
+        for index in np.flatnonzero(scores_N >= threshold)
+    ]
+    segments.sort(key=lambda segment: -int(segment.mask_HW.sum()))
+    return paint_regions(image, _regions(segments, metadata, vary_instances=vary_instances), scale=scale)
 
 
 def draw_semantic(
@@ -180,7 +173,7 @@ def draw_prediction(
         metadata: of the dataset that the model was trained on.
         threshold: score below which a segment or instance, and share of all class scores below which a pixel of the
             semantic result, is left out. None: 0.5 for instances, everything else is drawn.
-        vary_instances: shift the color of the second and later things of a class to tell them apart.
+        vary_instances: shift the color of the second and later things of a class (from the left) to tell them apart.
         scale: factor by which the picture is enlarged; None: `display_scale`.
 
     Returns:
@@ -253,23 +246,34 @@ def strip(pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str] = ()) -
     return np.concatenate(columns[1:], axis=1)
 
 
-class _Paint:
-    """Gives the segments of one picture their text and color."""
+class _Segment(NamedTuple):
+    mask_HW: NDArray[np.bool_]
+    category: int
+    score: float | None
+    is_thing: bool
 
-    def __init__(self, metadata: Metadata, vary_instances: bool) -> None:
-        self._metadata = metadata
-        self._vary_instances = vary_instances
-        self._num_seen: Counter[int] = Counter()
 
-    def region(self, mask_HW: NDArray[np.bool_], category: int, score: float | None, *, is_thing: bool) -> Region:
-        name = class_name(self._metadata, category)
-        text = name if score is None else f"{name} {score:.0%}"
-        color = class_color(self._metadata, category)
-        if is_thing and self._vary_instances:
-            num_before = self._num_seen[category]
-            self._num_seen[category] += 1
-            color = _shifted(color, num_before)
-        return Region(mask_HW, text, color, has_box=is_thing)
+def _regions(segments: Sequence[_Segment], metadata: Metadata, *, vary_instances: bool) -> list[Region]:
+    """Gives every segment its text and color."""
+    colors = [class_color(metadata, segment.category) for segment in segments]
+    if vary_instances:
+        # From left to right, so that truth and prediction of a picture mostly agree in who gets which color.
+        num_seen: Counter[int] = Counter()
+        for index in sorted(range(len(segments)), key=lambda index: _middle_column(segments[index].mask_HW)):
+            if segments[index].is_thing:
+                colors[index] = _shifted(colors[index], num_seen[segments[index].category])
+                num_seen[segments[index].category] += 1
+    regions = []
+    for segment, color in zip(segments, colors, strict=True):
+        name = class_name(metadata, segment.category)
+        text = name if segment.score is None else f"{name} {segment.score:.0%}"
+        regions.append(Region(segment.mask_HW, text, color, has_box=segment.is_thing))
+    return regions
+
+
+def _middle_column(mask_HW: NDArray[np.bool_]) -> float:
+    columns = np.flatnonzero(mask_HW.any(axis=0))
+    return float(columns.mean()) if len(columns) else 0.0
 
 
 def _shifted(color: Color, num_before: int) -> Color:

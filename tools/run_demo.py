@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         cfg = config_for_run(args.config_file, overrides)
         say_step(1, f"Digit-disc scenes: {args.train} to train, {args.val} to validate")
         prepare(args)
-        say_step(2, f"Evaluation of {args.weights} on {cfg.DATASETS.TEST[0]} ({cfg.MODEL.DEVICE})")
+        say_step(2, f"Evaluation of {os.path.relpath(args.weights)} on {cfg.DATASETS.TEST[0]} ({cfg.MODEL.DEVICE})")
         before = evaluation(cfg, folder / "evaluation")
         print(table({"": before}))
         say_step(3, f"{args.strips} strips: image | truth | prediction")
