@@ -40,8 +40,8 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     # The embedded digit-disc scenes are composed from pictures that these two packages ship; av reads and writes video.
-    "demo": ["scikit-learn>=1.2", "scikit-image>=0.20", "av>=12"],
-    "deploy": ["av>=12"],
+    "demo": ["scikit-learn>=1.2", "scikit-image>=0.20", "av>=15"],
+    "deploy": ["av>=15"],
     # An independent Mask2Former: second opinion in the tests, opponent in the benchmark.
     "hf": ["transformers>=5.0"],
     "dev": [
@@ -51,7 +51,7 @@ EXTRAS_REQUIRE = {
         "mypy>=1.11",
         "scikit-learn>=1.2",
         "scikit-image>=0.20",
-        "av>=12",
+        "av>=15",
     ],
 }
 
