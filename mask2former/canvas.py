@@ -1,6 +1,6 @@
 """Painting labeled regions over a picture: translucent fills, outlines, tight boxes and names that stay legible."""
 
-# H, W pixels of the picture as given; h, w pixels of the canvas, which is `scale` times larger; (x, y) in canvas pixels.
+# H, W pixels of the picture as given; h, w pixels of the canvas, `scale` times larger; (x, y) in canvas pixels.
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Region", "add_caption", "display_scale", "enlarge", "paint_regions"]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Color = tuple[int, int, int]  # RGB, 0..255
 
-#: Pictures are enlarged by a whole factor until their shorter side reaches this: a name needs some ten pixels of height.
+#: Pictures are enlarged by a whole factor until their shorter side reaches this: a name is some ten pixels high.
 _MIN_DISPLAY_SIDE = 320
 
 
@@ -136,7 +136,7 @@ def _lightened(color: Color) -> Color:
 
 
 def _write_names(pen: ImageDraw.ImageDraw, placed: list[_Placed], size: tuple[int, int], font_size: int) -> None:
-    """Writes every name where it hides as little as possible of the names already written; large regions choose last."""
+    """Writes each name where it hides the least of the names written before; large regions choose last."""
     font = _font(font_size)
     taken: list[Box] = []
     for item in sorted(placed, key=lambda item: int(item.mask.sum())):
