@@ -52,8 +52,9 @@ class ProgressWriter(EventWriter):
             parts.append(f"lr {histories['lr'].latest():.3g}")
         parts += self._times(storage)
         parts.append(f"memory {peak_memory_mib():.0f} MiB")
-        if "skipped_steps" in histories:
-            parts.append(f"skipped {histories['skipped_steps'].latest():.0f}")
+        for name, label in (("skipped_steps", "steps skipped"), ("broken_samples", "broken samples")):
+            if name in histories:
+                parts.append(f"{label} {histories[name].latest():.0f}")
         self._logger.info("  ".join(parts))
 
     def _times(self, storage: EventStorage) -> list[str]:

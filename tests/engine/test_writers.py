@@ -24,8 +24,9 @@ def test_losses_of_a_kind_are_added_up_over_the_layers(caplog):
     assert "eta 0:00:40" in line
 
 
-def test_skipped_steps_are_shown(caplog):
-    assert _line(caplog, data_time=0.1, skipped_steps=3.0).endswith("skipped 3")
+def test_skipped_steps_and_broken_samples_are_shown(caplog):
+    line = _line(caplog, data_time=0.1, skipped_steps=3.0, broken_samples=2.0)
+    assert line.endswith("steps skipped 3  broken samples 2")
 
 
 def test_nothing_is_printed_after_the_last_step(caplog):
