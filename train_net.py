@@ -10,6 +10,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from mask2former.engine import CfgNode, Trainer, argument_parser, config_for_run, evaluate, launch, setup_run
@@ -27,4 +28,11 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> Any:
 
 if __name__ == "__main__":
     arguments = argument_parser(__doc__).parse_args()
-    launch(main, config_for_run(arguments.config_file, arguments.opts), arguments)
+    try:
+        config = config_for_run(arguments.config_file, arguments.opts)
+    except (OSError, KeyError, ValueError) as error:
+        sys.exit(f"train_net.py: error: {error.args[0] if isinstance(error, KeyError) else error}")
+    try:
+        launch(main, config, arguments)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        sys.exit(f"train_net.py: error: {error}")

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         settings = DigitsSettings(num_train=args.train, num_val=args.val, size=args.size, seed=args.seed)
         is_new = prepare_digits(args.output, settings, overwrite=args.overwrite, progress=show_progress)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"prepare_digits: {error}")
     print(f"{args.output}: {args.train} + {args.val} scenes {'written' if is_new else 'already there'}")
 

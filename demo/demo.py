@@ -50,7 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
         # A KeyError would print its message in quotes.
         print(f"demo.py: error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
-    return run(draw)
+    try:
+        return run(draw)
+    except OSError as error:  # the disk is full, or --output lies where nothing can be written
+        print(f"demo.py: error: {error}", file=sys.stderr)
+        return 1
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
@@ -31,21 +32,39 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     """Defaults, then the YAML file with its bases, then `KEY VALUE` overrides; frozen.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or a base of it is missing.
         KeyError: the file or the overrides name a key that does not exist.
+        ValueError: the file is no YAML mapping, or a value has the wrong type.
     """
+    if not config_file:
+        raise FileNotFoundError("no config file is given: add --config-file, e.g. configs/digits/panoptic.yaml")
     if not Path(config_file).is_file():
         raise FileNotFoundError(f"config file {str(config_file)!r} does not exist (--config-file)")
     cfg = get_cfg()
     add_deeplab_config(cfg)
     add_maskformer2_config(cfg)
-    cfg.merge_from_file(str(config_file), allow_unsafe=False)
+    _merge_file(cfg, config_file)
     try:
         cfg.merge_from_list(list(overrides))
     except AssertionError as error:  # so says yacs that an override names no key, or lacks its value
-        raise KeyError(f"overrides {list(overrides)}: {error}") from error
+        raise KeyError(f"overrides (KEY VALUE ...): {error}") from error
     cfg.freeze()
     return cfg
+
+
+def _merge_file(cfg: CfgNode, config_file: str | Path) -> None:
+    """Merge a YAML file and its bases; every error names the file."""
+    source = f"config file {str(config_file)!r}"
+    try:
+        cfg.merge_from_file(str(config_file), allow_unsafe=False)
+    except KeyError as error:
+        raise KeyError(f"{source}: {error.args[0]}") from error
+    except OSError as error:
+        raise FileNotFoundError(f"{source}: its _BASE_ cannot be read: {error}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{source}: {error}") from error
+    except (AttributeError, TypeError) as error:  # from fvcore, for a text, a list or nothing
+        raise ValueError(f"{source} or its _BASE_ is not a YAML mapping of keys to values") from error
 
 
 def _add_input_config(cfg: CfgNode) -> None:

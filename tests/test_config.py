@@ -33,7 +33,30 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "task.yaml").write_text("MODEL:\n  MASK_FORMER:\n    NHEAD: 4\n")
-    with pytest.raises(KeyError, match="NHEAD"):
+    with pytest.raises(KeyError, match=r"task\.yaml.*MODEL\.MASK_FORMER\.NHEAD"):
+        load_config(tmp_path / "task.yaml")
+
+
+@pytest.mark.parametrize("overrides", [["SOLVER.MAXITER", "3"], ["SOLVER.MAXITER"]])
+def test_a_wrong_override_is_named(tmp_path: Path, overrides: list[str]) -> None:
+    (tmp_path / "task.yaml").write_text("SEED: 1\n")
+    with pytest.raises(KeyError, match=r"overrides \(KEY VALUE \.\.\.\): .*SOLVER\.MAXITER"):
+        load_config(tmp_path / "task.yaml", overrides)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("SOLVER: {MAX_ITER: soon}", "Type mismatch.*SOLVER.MAX_ITER"),
+        ("MODEL: {WEIGHTS: [1,", "expected"),
+        ("just a text", "not a YAML mapping"),
+        ("", "not a YAML mapping"),
+        ("_BASE_: absent.yaml", "its _BASE_ cannot be read: .*absent.yaml"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "task.yaml").write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"(?s)config file '.*task\.yaml'.*{message}"):
         load_config(tmp_path / "task.yaml")
 
 

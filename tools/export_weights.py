@@ -8,6 +8,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import sys
 
 from mask2former.modeling.weight_files import export_weights, read_weight_file
 
@@ -17,7 +18,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("checkpoint", help="any file that MODEL.WEIGHTS takes")
     parser.add_argument("output", help="the .safetensors file to write")
     args = parser.parse_args(arguments)
-    export_weights(read_weight_file(args.checkpoint).tensors, args.output)
+    try:
+        export_weights(read_weight_file(args.checkpoint).tensors, args.output)
+    except (OSError, ValueError) as error:
+        sys.exit(f"export_weights.py: error: {error}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import sys
 
 from detectron2.utils.logger import setup_logger
 
@@ -33,7 +34,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
-    cfg = config_for_run(args.config_file, args.opts)
+    try:
+        cfg = config_for_run(args.config_file, args.opts)
+    except (OSError, KeyError, ValueError) as error:
+        sys.exit(f"pretrain_digits_backbone.py: error: {error.args[0] if isinstance(error, KeyError) else error}")
     setup_logger(name="mask2former")
     settings = PretrainingSettings(
         num_steps=args.steps,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
+import sys
 from pathlib import Path
+
+import pytest
 
 from mask2former.engine import argument_parser
 
@@ -41,3 +45,26 @@ def test_the_script_is_a_shell_of_at_most_80_lines_that_imports_without_side_eff
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     assert callable(script.main) and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config-file", "absent.yaml"], "config file 'absent.yaml' does not exist"),
+        ([], "no config file is given: add --config-file"),
+        (
+            ["--config-file", "configs/digits/panoptic.yaml", "SEEED", "1"],
+            "overrides (KEY VALUE ...): Non-existent key",
+        ),
+        (
+            ["--config-file", "configs/digits/panoptic.yaml", "MODEL.BACKBONE.NAME", "nope"],
+            "MODEL.BACKBONE.NAME='nope' is unknown; choose from: D2SwinTransformer",
+        ),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(arguments, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train_net.py", *arguments])
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path("train_net.py", run_name="__main__")
+    assert str(stopped.value).startswith(f"train_net.py: error: {message}") and "\n" not in str(stopped.value)

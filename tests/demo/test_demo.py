@@ -238,9 +238,19 @@ def test_arguments_that_make_no_sense_are_refused(run, arguments):
     assert raised.value.code == 2
 
 
-@pytest.mark.parametrize("overrides", [["MODEL.WEIGHTS", "missing.pth"], ["MODEL.NO_SUCH_KEY", "1"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [["MODEL.WEIGHTS", "missing.pth"], ["MODEL.NO_SUCH_KEY", "1"], ["MODEL.BACKBONE.NAME", "missing.pth"]],
+)
 def test_a_bad_model_is_said_in_a_sentence(run, pictures, tmp_path, capsys, overrides):
     assert run("--input", pictures, "--output", tmp_path / "out", "--opts", *overrides) == 2
     error = capsys.readouterr().err
     assert "missing.pth" in error or "NO_SUCH_KEY" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_place_where_nothing_can_be_written_is_said_in_a_sentence(run, pictures, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert run("--input", pictures, "--output", tmp_path / "file" / "out") in (1, 2)
+    assert capsys.readouterr().err.startswith("demo.py: error: ")
+    assert (tmp_path / "file").read_text() == "mine"
