@@ -194,7 +194,9 @@ class TrainDataset(Dataset[Record]):
                     return self.mapper(self.records[index])
             except BrokenSampleError as error:
                 if not self.skip_broken:
-                    raise
+                    raise BrokenSampleError(
+                        f"{error} (repair the file, or set DATALOADER.SKIP_BROKEN True to train without such samples)"
+                    ) from error
                 worker = get_worker_info()
                 self.num_skipped[0 if worker is None else worker.id] += 1
                 logging.getLogger(__name__).warning("skipped a broken sample (DATALOADER.SKIP_BROKEN): %s", error)

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import shutil
 import traceback
 from itertools import islice
@@ -192,7 +193,7 @@ def test_random_numbers_come_back_after_an_error() -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_broken_sample_is_an_error_with_its_file(num_workers) -> None:
-    with pytest.raises(BrokenSampleError, match=r"3\.png is broken") as caught:
+    with pytest.raises(BrokenSampleError, match=r"3\.png is broken .*set DATALOADER\.SKIP_BROKEN") as caught:
         list(islice(echo_loader(broken={3}, num_workers=num_workers), 4))
     # The traceback keeps the loader's iterator alive, and ending its workers in a later test takes ten seconds.
     traceback.clear_frames(caught.tb)
@@ -341,6 +342,58 @@ def test_missing_files_are_named_with_the_expected_tree(tmp_path, monkeypatch, n
     assert folder.startswith(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=f"{folder} does not exist. Expected files and folders"):
         load_records((name,), config_key="DATASETS.TRAIN")
+
+
+def test_a_data_set_that_a_script_makes_comes_with_the_command(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=rf"python datasets/prepare_digits\.py --output {tmp_path}/digits$"):
+        load_records(("digits_panoptic_train",), config_key="DATASETS.TRAIN")
+
+
+def edited_json(root: Path, tmp_path: Path, monkeypatch, name: str, edit) -> None:
+    """Copies the data set and changes the text of one annotation file."""
+    shutil.copytree(root / "digits", tmp_path / "digits")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    path = tmp_path / "digits" / "annotations" / f"{name}.json"
+    path.write_text(edit(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("form", "edit"),
+    [
+        ("panoptic", lambda text: text[: len(text) // 2]),
+        ("instance", lambda text: text[: len(text) // 2]),
+        ("panoptic", lambda text: "[]"),
+        ("instance", lambda text: "[]"),
+        ("panoptic", lambda text: text.replace('"annotations"', '"notes"')),
+    ],
+    ids=["panoptic cut off", "instance cut off", "panoptic a list", "instance a list", "panoptic without annotations"],
+)
+def test_an_annotation_file_that_cannot_be_used_is_named(digits_root, tmp_path, monkeypatch, form, edit) -> None:
+    name = "panoptic_train" if form == "panoptic" else "instances_train"
+    edited_json(digits_root, tmp_path, monkeypatch, name, edit)
+    with pytest.raises(ValueError, match=rf"{name}\.json cannot be used"):
+        load_records((f"digits_{form}_train",), config_key="DATASETS.TRAIN")
+
+
+def test_a_category_that_the_annotation_file_does_not_list_is_named_with_the_file(
+    digits_root, tmp_path, monkeypatch
+) -> None:
+    edit = lambda text: re.sub(r'"category_id": \d+', '"category_id": 99', text, count=1)  # noqa: E731
+    edited_json(digits_root, tmp_path, monkeypatch, "instances_train", edit)
+    with pytest.raises(ValueError, match=r"instances_train\.json .*category_id=99"):
+        load_records(("digits_instance_train",), config_key="DATASETS.TRAIN")
+
+
+def test_a_missing_semantic_label_file_is_an_error_with_its_name(digits_root, tmp_path, monkeypatch) -> None:
+    shutil.copytree(digits_root / "digits", tmp_path / "digits")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (tmp_path / "digits" / "semantic_train" / "000002.png").unlink()
+    records = load_records(("digits_semantic_train",), config_key="DATASETS.TRAIN")
+    assert len(records) == 8
+    mapper = DATASET_MAPPER_REGISTRY.get("mask_former_semantic")(load_config("configs/digits/semantic.yaml"), True)
+    with pytest.raises(BrokenSampleError, match=r"semantic_train/000002\.png does not exist"):
+        mapper(records[2])
 
 
 def test_data_sets_that_others_registered_get_the_same_message(own_datasets, tmp_path) -> None:

@@ -21,6 +21,7 @@ class Split(NamedTuple):
     paths: dict[str, str]
     image_suffix: str  # of pictures whose name the annotation file does not give
     ignore_label: int = 255
+    preparation: str = ""  # the command that makes the files in {folder}, for messages; "" where it is a longer story
 
 
 def split_categories(split: Split) -> list[Category]:
@@ -36,6 +37,7 @@ def all_splits() -> list[Split]:
 
 
 def _digits_splits() -> list[Split]:
+    preparation = "python datasets/prepare_digits.py --output {folder}"
     splits = []
     for part in ("train", "val"):
         images = {"image_root": f"digits/{part}"}
@@ -52,7 +54,7 @@ def _digits_splits() -> list[Split]:
             Split(f"digits_instance_{part}", "instance", "digits", "coco", {**images, **instances}, ".png"),
             Split(f"digits_semantic_{part}", "semantic", "digits", "sem_seg", {**images, **semantic}, ".png"),
         ]
-    return splits
+    return [split._replace(preparation=preparation) for split in splits]
 
 
 def _coco_splits() -> list[Split]:
