@@ -30,8 +30,10 @@ def check_config(cfg: CfgNode) -> None:
     for key, names in (("DATASETS.TRAIN", cfg.DATASETS.TRAIN), ("DATASETS.TEST", cfg.DATASETS.TEST)):
         for name in names:
             if name not in DatasetCatalog.list():
-                close = [known for known in sorted(DatasetCatalog.list()) if known.split("_")[0] == name.split("_")[0]]
-                raise ValueError(f"{key} names {name!r}, which is not registered; similar names: {', '.join(close)}")
+                known = sorted(DatasetCatalog.list())
+                close = [other for other in known if other.split("_")[0] == name.split("_")[0]]
+                names = f"similar names: {', '.join(close)}" if close else f"choose from: {', '.join(known)}"
+                raise ValueError(f"{key} names {name!r}, which is not registered; {names}")
 
 
 def check_class_count(cfg: CfgNode, dataset_name: str, key: str) -> None:
@@ -54,7 +56,10 @@ def check_output_folder(output_folder: str) -> None:
 
     Raises:
         FileExistsError: the folder has a last checkpoint.
+        NotADirectoryError: it is a file.
     """
+    if os.path.isfile(output_folder):
+        raise NotADirectoryError(f"OUTPUT_DIR={output_folder!r} is a file: choose another OUTPUT_DIR")
     if os.path.isfile(os.path.join(output_folder, "last_checkpoint")):
         raise FileExistsError(
             f"OUTPUT_DIR={output_folder!r} holds the checkpoints of a run: add --resume to continue that run, or "

@@ -92,7 +92,13 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
         """DeepLab's builder: WarmupPolyLR beside Detectron2's schedules."""
-        return build_lr_scheduler(cfg, optimizer)
+        try:
+            return build_lr_scheduler(cfg, optimizer)
+        except ValueError as error:
+            raise ValueError(
+                f"SOLVER.LR_SCHEDULER_NAME={cfg.SOLVER.LR_SCHEDULER_NAME!r}: {error}; choose from: WarmupPolyLR, "
+                "WarmupMultiStepLR, WarmupCosineLR, or what else this Detectron2 knows, and check SOLVER.STEPS"
+            ) from error
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, *, start_iteration: int = 0, seed: int = 0) -> Iterable[Any]:
@@ -212,6 +218,7 @@ class Trainer(DefaultTrainer):
         seed = self._trainer.seed
         logging.getLogger(__name__).info(f"Random numbers start from SEED {seed}")
         if self.start_iter < self.max_iter:
+            self._try_test_data()
             self._trainer.start(self.build_train_loader(self.cfg, start_iteration=self.start_iter, seed=seed))
         super().train()
         return self._last_eval_results
@@ -225,6 +232,12 @@ class Trainer(DefaultTrainer):
         self._trainer.load_state_dict(state_dict["_trainer"])
         if self.cfg.SEED < 0:
             self._trainer.seed = state_dict["seed"]
+
+    def _try_test_data(self) -> None:
+        """Find out before the first step, not at the first evaluation, that files for it are missing or cut off."""
+        for name in self.cfg.DATASETS.TEST:
+            self.build_test_loader(self.cfg, name)
+            self.build_evaluator(self.cfg, name)
 
     def _evaluate(self) -> OrderedDict[str, Any]:
         self._last_eval_results = self.test(self.cfg, self.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from detectron2.engine import hooks
 
 from mask2former.engine import Trainer, setup_run
 from mask2former.engine import trainer as trainer_module
+from mask2former.engine.checks import check_output_folder
 from tests.engine.tiny import PLAIN_SGD, same_points, tiny_config
 
 pytestmark = pytest.mark.usefixtures("digits_root")
@@ -115,7 +117,9 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
         ({"SOLVER__AMP__PRECISION": "fp8"}, r"SOLVER.AMP.PRECISION='fp8' is unknown; choose from: fp16, bf16"),
         ({"SOLVER__ACCUMULATION_STEPS": 0}, "SOLVER.ACCUMULATION_STEPS=0 must be at least 1"),
         ({"DATASETS__TRAIN": ("digits_train",)}, r"DATASETS.TRAIN names 'digits_train', .*digits_panoptic_train"),
+        ({"DATASETS__TRAIN": ("mine",)}, r"DATASETS.TRAIN names 'mine', .*choose from: .*digits_panoptic_train"),
         ({"DATASETS__TRAIN": ()}, "DATASETS.TRAIN is empty"),
+        ({"SOLVER__LR_SCHEDULER_NAME": "Poly"}, r"SOLVER.LR_SCHEDULER_NAME='Poly'.*choose from: WarmupPolyLR"),
         (
             {"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 10},
             r"NUM_CLASSES=10, but dataset 'digits_panoptic_train' \(DATASETS.TRAIN\) has 13 classes",
@@ -132,6 +136,34 @@ def test_a_test_dataset_with_other_classes_is_refused(tmp_path):
     cfg = tiny_config(tmp_path, DATASETS__TEST=("digits_instance_val",))
     with pytest.raises(ValueError, match=r"'digits_instance_val' \(DATASETS.TEST\) has 10 classes"):
         Trainer.test(cfg, torch.nn.Identity())
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("annotations/panoptic_val.json", r"panoptic_val\.json"),
+        ("annotations/instances_val.json", r"instances_val\.json"),
+        (None, r"'digits_instance_val' \(DATASETS.TEST\) has 10 classes"),
+    ],
+)
+def test_evaluation_that_cannot_work_stops_the_run_before_its_first_step(
+    digits_root, tmp_path, monkeypatch, file, message
+):
+    shutil.copytree(digits_root, tmp_path / "data")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+    if file:
+        (tmp_path / "data" / "digits" / file).unlink()
+    test = "digits_panoptic_val" if file else "digits_instance_val"
+    trainer = Trainer(tiny_config(tmp_path / "run", DATASETS__TEST=(test,)))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        trainer.train()
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def test_a_file_in_place_of_the_output_folder_is_named(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(NotADirectoryError, match=r"OUTPUT_DIR='.*run' is a file"):
+        check_output_folder(str(tmp_path / "run"))
 
 
 def test_batches_that_cannot_be_divided_are_refused(tmp_path):
