@@ -95,7 +95,10 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
 
     def _read_on_every_rank(self, path: str) -> WeightFile:
         """Read the file here, or take it from rank 0 where a machine does not have it (checkpoints on local disks)."""
-        local_path = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
+        try:
+            local_path = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
+        except OSError as error:  # an address that does not answer
+            raise FileNotFoundError(f"checkpoint {path!r} (MODEL.WEIGHTS) cannot be fetched: {error}") from error
         if all(comm.all_gather(os.path.isfile(local_path))):
             return read_weight_file(local_path)
         content: list[Any] = [read_weight_file(local_path) if comm.is_main_process() else None]

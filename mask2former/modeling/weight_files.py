@@ -28,6 +28,21 @@ __all__ = ["WeightFile", "export_weights", "read_weight_file", "write_atomically
 _TENSOR_ENTRIES = ("model", "state_dict", "model_state")
 
 
+#: What readers raise for files that are cut off or something else: unpickling foreign bytes may end in any of these.
+_READ_ERRORS = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    SafetensorError,
+)
+
+
 @dataclass
 class WeightFile:
     """What a file holds.
@@ -64,10 +79,11 @@ def read_weight_file(path: str | Path) -> WeightFile:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         content = _read_pickle(path) if path.suffix == ".pkl" else _read_torch(path)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError) as error:
+    except _READ_ERRORS as error:
         raise ValueError(
             f"checkpoint {str(path)!r} ({path.stat().st_size} bytes) cannot be read: it is cut off, is no checkpoint, "
-            f"or contains more than tensors and plain values. Copy it again or choose an earlier one. ({_cause(error)})"
+            "or contains more than tensors and plain values. Copy it again or choose an earlier one."
+            f"{_cause(error)}"
         ) from error
     return _interpret(content, path)
 
@@ -120,9 +136,13 @@ def _numpy_globals() -> list[Any]:
 
 
 def _cause(error: Exception) -> str:
-    """The message without torch's advice to run the file's code nevertheless."""
-    refused = re.search(r"Unsupported \w+: GLOBAL ([\w.]+)", str(error))
-    return f"it asks for {refused[1]}, which is neither tensor nor plain value" if refused else str(error)
+    """What the reader says, without torch's advice to run the file's code nevertheless."""
+    refused = re.search(r"nsupported (?:\w+: )?GLOBAL ([\w.]+)", str(error))
+    if refused:
+        return f" (it asks for {refused[1]}, which is neither tensor nor plain value)"
+    if isinstance(error, pickle.UnpicklingError):
+        return "" if "weights_only" in str(error) else f" ({error})"
+    return f" ({type(error).__name__}: {error})"
 
 
 def _read_pickle(path: Path) -> Any:

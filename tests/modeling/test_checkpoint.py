@@ -125,6 +125,19 @@ def test_an_empty_file_is_refused(tmp_path, name):
         read_weight_file(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.pth", "a.pkl", "a.safetensors"])
+@pytest.mark.parametrize("content", [b"hello\nworld\n", b"<html>404</html>", b"0123456789" * 9, b"]q\x00(c"])
+def test_a_file_of_something_else_is_refused_by_name(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}' \(\d+ bytes\) cannot be read"):
+        read_weight_file(tmp_path / name)
+
+
+def test_an_address_that_does_not_answer_is_named():
+    with pytest.raises(FileNotFoundError, match=r"'http://127.0.0.1:9/a.pkl' \(MODEL.WEIGHTS\) cannot be fetched"):
+        MaskFormerCheckpointer(Model()).load("http://127.0.0.1:9/a.pkl")
+
+
 def test_a_missing_file_is_refused_with_the_config_key():
     with pytest.raises(FileNotFoundError, match=r"'nowhere.pth' does not exist \(MODEL.WEIGHTS"):
         MaskFormerCheckpointer(Model()).load("nowhere.pth")
@@ -142,8 +155,9 @@ def test_a_pickle_with_code_is_refused_and_the_code_not_run(tmp_path, name, caps
         (tmp_path / name).write_bytes(pickle.dumps(content))
     else:
         torch.save(content, tmp_path / name)
-    with pytest.raises(ValueError, match="print"):
+    with pytest.raises(ValueError, match="it asks for .*print, which is neither") as caught:
         read_weight_file(tmp_path / name)
+    assert "weights_only" not in str(caught.value), "nobody is told to run the code nevertheless"
     assert "was run" not in capsys.readouterr().out
 
 
