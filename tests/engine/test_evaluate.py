@@ -1,0 +1,55 @@
+"""Evaluation without training, also with test-time augmentation and of several datasets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mask2former.engine import Trainer, evaluate
+from tests.engine.tiny import tiny_config
+
+pytestmark = pytest.mark.usefixtures("digits_root")
+AUGMENTED = {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": (64, 80), "TEST__AUG__FLIP": False}
+
+
+def test_test_time_augmentation_adds_its_own_figures(tmp_path):
+    results = evaluate(tiny_config(tmp_path, "semantic", **AUGMENTED))
+    assert list(results) == ["sem_seg", "sem_seg_TTA"]
+    written = json.loads((tmp_path / "inference_TTA" / "metrics.json").read_text())
+    assert written["digits_semantic_val"]["sem_seg_TTA"]["mIoU"] == pytest.approx(results["sem_seg_TTA"]["mIoU"])
+
+
+def test_augmentation_of_one_copy_at_the_test_size_changes_nothing(tmp_path):
+    one_copy = {**AUGMENTED, "TEST__AUG__MIN_SIZES": (64,)}
+    results = evaluate(tiny_config(tmp_path, "semantic", **one_copy))
+    assert results["sem_seg_TTA"] == pytest.approx(results["sem_seg"], nan_ok=True)
+
+
+def test_results_of_several_datasets_are_kept_apart(tmp_path):
+    names = ("digits_panoptic_val", "digits_semantic_val")
+    switches = {f"MODEL__MASK_FORMER__TEST__{task}_ON": False for task in ("INSTANCE", "PANOPTIC")}
+    results = evaluate(tiny_config(tmp_path, DATASETS__TEST=names, **switches, **AUGMENTED))
+    for name in names:
+        assert list(results[name]) == ["sem_seg", "sem_seg_TTA"]
+    assert set(json.loads((tmp_path / "inference" / "metrics.json").read_text())) == set(names)
+
+
+def test_resume_evaluates_the_last_checkpoint_and_else_the_named_weights(tmp_path, caplog):
+    run = tmp_path / "run"
+    settings = {"SOLVER__BASE_LR": 0.01, "SOLVER__WARMUP_ITERS": 0}
+    trained = Trainer(tiny_config(run, "semantic", **settings)).train()["sem_seg"]
+    weights = str(run / "model_final.pth")
+    for folder, resume in ((tmp_path / "other", False), (run, True)):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            named = "" if resume else weights
+            results = evaluate(tiny_config(folder, "semantic", MODEL__WEIGHTS=named), resume=resume)
+        assert f"Weights from {weights}: " in caplog.text
+        assert results["sem_seg"] == pytest.approx(trained, nan_ok=True)
+
+
+def test_expected_results_that_are_missed_end_with_an_error(tmp_path):
+    cfg = tiny_config(tmp_path, "semantic", TEST__EXPECTED_RESULTS=[["sem_seg", "mIoU", 99.0, 0.1]])
+    with pytest.raises(SystemExit):
+        evaluate(cfg)
