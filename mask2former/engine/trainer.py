@@ -146,7 +146,9 @@ class Trainer(DefaultTrainer):
         semantic_cfg.defrost()
         semantic_cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = semantic_cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
-        evaluators = [cls.build_evaluator(semantic_cfg, name, folder) for name in cfg.DATASETS.TEST]
+        names = cfg.DATASETS.TEST
+        folders = [os.path.join(folder, name if len(names) > 1 else "") for name in names]
+        evaluators = [cls.build_evaluator(semantic_cfg, *place) for place in zip(names, folders, strict=True)]
         results = super().test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
         if len(cfg.DATASETS.TEST) == 1:
             results = {cfg.DATASETS.TEST[0]: results}
@@ -251,6 +253,8 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
         See `Trainer.test`.
     """
     model = Trainer.build_model(cfg)
+    if not (cfg.MODEL.WEIGHTS or resume):
+        logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: what is evaluated are random weights")
     checkpointer = MaskFormerCheckpointer(
         model, cfg.OUTPUT_DIR, allow_head_mismatch=cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH
     )
