@@ -22,6 +22,8 @@ Color = tuple[int, int, int]  # RGB, 0..255
 
 #: Pictures are enlarged by a whole factor until their shorter side reaches this: a name is some ten pixels high.
 _MIN_DISPLAY_SIDE = 320
+#: Unless the longer side would exceed this: a strip of a few rows would become a picture of gigabytes.
+_MAX_DISPLAY_SIDE = 4096
 
 
 class Region(NamedTuple):
@@ -43,7 +45,7 @@ class _Placed(NamedTuple):
 
 def display_scale(height: int, width: int) -> int:
     """The whole factor >= 1 by which a picture of this size is enlarged before names are written on it."""
-    return max(1, -(-_MIN_DISPLAY_SIDE // min(height, width)))
+    return max(1, min(-(-_MIN_DISPLAY_SIDE // min(height, width)), _MAX_DISPLAY_SIDE // max(height, width)))
 
 
 def enlarge(image: NDArray[np.uint8], scale: int | None = None) -> NDArray[np.uint8]:

@@ -65,9 +65,13 @@ def test_thing_classes_alone_are_enough():
     assert class_color(metadata, 0) != class_color(metadata, 1)
 
 
-@pytest.mark.parametrize(("size", "scale"), [((96, 96), 4), ((320, 500), 1), ((319, 500), 2), ((1080, 1920), 1)])
+@pytest.mark.parametrize(
+    ("size", "scale"),
+    [((96, 96), 4), ((320, 500), 1), ((319, 500), 2), ((1080, 1920), 1), ((3, 500), 8), ((5000, 1), 1)],
+)
 def test_small_pictures_are_enlarged_by_a_whole_factor(size, scale):
     assert display_scale(*size) == scale
+    assert display_scale(scale * size[0], scale * size[1]) == 1, "what is drawn is not enlarged again in a strip"
 
 
 def test_a_panoptic_drawing_paints_segments_and_leaves_void_alone(image, metadata):
