@@ -17,6 +17,7 @@ from PIL import Image
 from mask2former.config import load_config
 from mask2former.data import BrokenSampleError, build_test_loader, build_train_loader
 from mask2former.data.datasets import register_all
+from mask2former.data.datasets.categories import load_categories
 from mask2former.data.loader import (
     Orientations,
     SampleOrder,
@@ -434,3 +435,22 @@ def test_coco_panoptic_with_semantic_labels_is_registered_as_published(tmp_path,
         *("thing_classes", "thing_colors", "thing_dataset_id_to_contiguous_id"),
         *("stuff_classes", "stuff_colors", "stuff_dataset_id_to_contiguous_id"),
     }
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_names_of_detectron2_get_the_published_metadata(part) -> None:
+    register_all()  # once more: changes nothing
+    coco = MetadataCatalog.get(f"coco_2017_{part}_panoptic")
+    things = coco.thing_dataset_id_to_contiguous_id
+    assert len(coco.thing_classes) == len(coco.thing_colors) == len(things) == 80
+    assert (coco.thing_classes[0], coco.thing_classes[79], len(coco.stuff_classes)) == ("person", "toothbrush", 133)
+    ade20k = MetadataCatalog.get(f"ade20k_sem_seg_{part}")
+    assert len(ade20k.stuff_classes) == len(ade20k.stuff_colors) == 150
+    assert ade20k.stuff_colors[2] == [6, 230, 230]  # sky
+
+
+def test_detectron2_and_our_table_list_the_same_classes_of_ade20k() -> None:
+    names = [category.name for category in load_categories("ade20k_150")]
+    assert [name.strip() for name in MetadataCatalog.get("ade20k_sem_seg_val").stuff_classes] == [
+        n.strip() for n in names
+    ]

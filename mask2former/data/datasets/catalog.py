@@ -8,7 +8,9 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from mask2former.data.datasets.categories import load_categories
 from mask2former.data.datasets.loaders import load_split
 from mask2former.data.datasets.splits import Split, all_splits, split_categories
 
@@ -53,6 +55,22 @@ def register_all(root: str | None = None) -> None:
             DatasetCatalog.remove(split.name)
         DatasetCatalog.register(split.name, partial(load_split, split))
         MetadataCatalog.data[split.name] = _metadata(split, root)
+    _change_detectron2_names()
+
+
+def _change_detectron2_names() -> None:
+    """What the original changed in the metadata of names that Detectron2 registers; doing it again changes nothing."""
+    every_coco_class = [category["name"] for category in COCO_CATEGORIES]
+    coco_things = [category for category in COCO_CATEGORIES if category["isthing"]]
+    for part in ("train", "val"):
+        # Detectron2 lists all 133 classes as things. The evaluation of instances takes the list for its 80 classes, and
+        # failed at its end.
+        coco = vars(MetadataCatalog.get(f"coco_2017_{part}_panoptic"))
+        if coco.get("thing_classes") == every_coco_class:
+            coco["thing_classes"] = [category["name"] for category in coco_things]
+            coco["thing_colors"] = [category["color"] for category in coco_things]
+        ade20k = vars(MetadataCatalog.get(f"ade20k_sem_seg_{part}"))
+        ade20k.setdefault("stuff_colors", [list(category.color) for category in load_categories("ade20k_150")])
 
 
 def _metadata(split: Split, root: str | None) -> SplitMetadata:
