@@ -77,8 +77,10 @@ def _num_classes(metadata: Metadata) -> int | None:
         ids = set(range(len(metadata.get("stuff_classes", ()))))
     else:
         ids = set(range(len(metadata.get("thing_classes", ()))))
-    # Mapillary lists its unlabeled class, the last one, which is never learned.
-    return len(ids - {metadata.get("ignore_label", -1)}) or None
+    # Mapillary lists its unlabeled class, the last one, which is never learned. One further ahead cannot be left out:
+    # the ids behind it do not move up.
+    has_unlabeled = bool(ids) and metadata.get("ignore_label", -1) == max(ids)
+    return len(ids) - has_unlabeled or None
 
 
 def _choice(value: str, choices: tuple[str, ...], key: str) -> None:

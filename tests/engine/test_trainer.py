@@ -5,17 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.engine import hooks
 
 from mask2former.engine import Trainer, setup_run
 from mask2former.engine import trainer as trainer_module
-from mask2former.engine.checks import check_output_folder
+from mask2former.engine.checks import check_class_count, check_output_folder
 from tests.engine.tiny import PLAIN_SGD, same_points, tiny_config
 
 pytestmark = pytest.mark.usefixtures("digits_root")
+
+
+@pytest.fixture
+def own_dataset():
+    """Names a dataset that has nothing but metadata, and forgets it afterwards."""
+    name = "nothing_but_metadata"
+
+    def make(**metadata):
+        MetadataCatalog.get(name).set(**metadata)
+        return name
+
+    yield make
+    MetadataCatalog.remove(name)
 
 
 class Killed(Exception):
@@ -130,6 +145,29 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
 def test_a_mistake_in_the_config_is_reported_before_the_first_step(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         Trainer(tiny_config(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(("ignore_label", "num_classes"), [(255, 3), (2, 2), (0, 3)])
+def test_an_unlabeled_class_at_the_end_of_the_list_is_not_counted(own_dataset, ignore_label, num_classes):
+    name = own_dataset(evaluator_type="sem_seg", stuff_classes=["a", "b", "c"], ignore_label=ignore_label)
+    cfg = tiny_config(Path("nowhere"), MODEL__SEM_SEG_HEAD__NUM_CLASSES=num_classes)
+    check_class_count(cfg, name, "DATASETS.TRAIN")
+    cfg = tiny_config(Path("nowhere"), MODEL__SEM_SEG_HEAD__NUM_CLASSES=num_classes + 1)
+    with pytest.raises(ValueError, match=f"has {num_classes} classes"):
+        check_class_count(cfg, name, "DATASETS.TRAIN")
+
+
+def test_augmented_evaluation_of_several_datasets_overwrites_no_file(tmp_path):
+    cfg = tiny_config(
+        tmp_path,
+        "semantic",
+        DATASETS__TEST=("digits_semantic_val", "digits_panoptic_val"),
+        TEST__AUG__MIN_SIZES=(64,),
+        TEST__AUG__FLIP=False,
+    )
+    Trainer.test_with_TTA(cfg, Trainer.build_model(cfg))
+    written = (tmp_path / "inference_TTA").glob("*/sem_seg_predictions.json")
+    assert sorted(path.parent.name for path in written) == ["digits_panoptic_val", "digits_semantic_val"]
 
 
 def test_a_test_dataset_with_other_classes_is_refused(tmp_path):
