@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
-__all__ = ["add_maskformer2_config", "load_config"]
+__all__ = ["add_maskformer2_config", "load_config", "on_available_device"]
 
 
 def add_maskformer2_config(cfg: CfgNode) -> None:
@@ -65,6 +66,20 @@ def _merge_file(cfg: CfgNode, config_file: str | Path) -> None:
         raise ValueError(f"{source}: {error}") from error
     except (AttributeError, TypeError) as error:  # from fvcore, for a text, a list or nothing
         raise ValueError(f"{source} or its _BASE_ is not a YAML mapping of keys to values") from error
+
+
+def on_available_device(cfg: CfgNode) -> CfgNode:
+    """The config, frozen, with MODEL.DEVICE "cpu" where it asks for CUDA and this machine has none.
+
+    Published files rely on Detectron2's default "cuda".
+    """
+    if not cfg.MODEL.DEVICE.startswith("cuda") or torch.cuda.is_available():
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg
 
 
 def _add_input_config(cfg: CfgNode) -> None:

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
 from mask2former import add_maskformer2_config
-from mask2former.config import load_config
+from mask2former.config import load_config, on_available_device
 
 
 def test_keys_can_be_added_to_plain_detectron2_defaults() -> None:
@@ -64,3 +65,12 @@ def test_executable_yaml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "task.yaml").write_text("SOLVER:\n  MAX_ITER: !!python/object/apply:eval ['1+1']\n")
     with pytest.raises(Exception, match="python/object"):
         load_config(tmp_path / "task.yaml")
+
+
+def test_the_cpu_stands_in_for_a_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "task.yaml").write_text("SOLVER:\n  MAX_ITER: 1\n")
+    cfg = load_config(tmp_path / "task.yaml", ["MODEL.DEVICE", "cuda:1"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (on_available_device(cfg).MODEL.DEVICE, cfg.MODEL.DEVICE) == ("cpu", "cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert on_available_device(cfg).MODEL.DEVICE == "cuda:1"

@@ -16,17 +16,13 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mask2former.config import on_available_device
 from mask2former.modeling.checkpoint import MaskFormerCheckpointer
 from mask2former.registry import lookup
 
-__all__ = ["Predictor", "available_device"]
+__all__ = ["Predictor"]
 
 Prediction = dict[str, Any]
-
-
-def available_device(configured: str) -> str:
-    """`configured` (MODEL.DEVICE), or "cpu" when it asks for CUDA and this machine has none."""
-    return "cpu" if configured.startswith("cuda") and not torch.cuda.is_available() else configured
 
 
 class Predictor:
@@ -59,11 +55,7 @@ class Predictor:
         lookup(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
         lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
         lookup(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
-        cfg.freeze()
-        model = build_model(cfg)
+        model = build_model(on_available_device(cfg))
         checkpointer = MaskFormerCheckpointer(model, allow_head_mismatch=cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH)
         checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
         dataset_names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]

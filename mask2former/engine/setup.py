@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from mask2former.config import load_config
+from mask2former.config import load_config, on_available_device
 from mask2former.engine.checks import check_config, check_output_folder
 from mask2former.modeling.weight_files import write_atomically
 
@@ -28,12 +28,7 @@ def config_for_run(config_file: str, overrides: list[str]) -> CfgNode:
     """
     cfg = load_config(config_file, overrides)
     check_config(cfg)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        # Published configs rely on Detectron2's default "cuda".
-        cfg.defrost()
-        cfg.MODEL.DEVICE = "cpu"
-        cfg.freeze()
-    return cfg
+    return on_available_device(cfg)
 
 
 def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
