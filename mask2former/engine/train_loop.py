@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mask2former.engine.optimizer import GradientClipper
 from mask2former.engine.seeding import seed_step
+from mask2former.modeling.targets import sample_name
 
 __all__ = ["MAX_SKIPPED_IN_A_ROW", "TrainLoop"]
 
@@ -159,9 +160,10 @@ class TrainLoop(TrainerBase):
             dist.all_reduce(figures)
             figures /= comm.get_world_size()
         *loss_values, norm, mean_data_time = figures.tolist()
-        # In fp16 a norm that is not finite only means that the scale is too high, which is the scaler's business.
-        judged = loss_values if self._scaler.is_enabled() else [*loss_values, norm]
-        is_finite = all(math.isfinite(value) for value in judged)
+        is_finite = all(math.isfinite(value) for value in loss_values)
+        if is_finite and not math.isfinite(norm):
+            # In fp16 the scale may be too high, which is the scaler's business until it has come down to 1.
+            is_finite = self._scaler.is_enabled() and self._scaler.get_scale() > 1
         return _Report(dict(zip(names, loss_values, strict=True)), norm, mean_data_time, is_finite)
 
     def _skip_step(self, micro_batches: list[MicroBatch], losses: list[Tensor]) -> None:
@@ -170,7 +172,7 @@ class TrainLoop(TrainerBase):
         self.num_skipped += 1
         self._num_skipped_in_a_row += 1
         culprits = [batch for batch, values in zip(micro_batches, losses, strict=True) if not values.isfinite().all()]
-        named = [_name(sample) for batch in culprits for sample in batch]
+        named = [sample_name(sample) for batch in culprits for sample in batch]
         named_on_all_ranks = [name for names in comm.all_gather(named) for name in names]
         where = ", ".join(named_on_all_ranks) or "the gradients of finite losses"
         self._logger.warning(
@@ -198,9 +200,3 @@ class TrainLoop(TrainerBase):
             storage.put_scalar("broken_samples", num_broken, smoothing_hint=False)
         if self.num_skipped:
             storage.put_scalar("skipped_steps", self.num_skipped, smoothing_hint=False)
-
-
-def _name(sample: dict[str, Any]) -> str:
-    """How the user knows a sample: by its file, else by its id."""
-    name = sample.get("file_name") or sample.get("file_names") or sample.get("image_id") or "an image without a name"
-    return str(name[0] if isinstance(name, list) else name)

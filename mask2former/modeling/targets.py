@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor
 
-__all__ = ["Target", "ground_truth", "make_target"]
+__all__ = ["Target", "ground_truth", "make_target", "sample_name"]
 
 
 class Target(NamedTuple):
@@ -33,8 +33,8 @@ def ground_truth(sample: dict[str, Any]) -> Instances:
     """
     if "instances" not in sample:
         raise ValueError(
-            f"image {_name(sample)}: there is no 'instances' to train on; INPUT.DATASET_MAPPER_NAME must name a mapper "
-            "that makes it from this dataset's annotations"
+            f"image {sample_name(sample)}: there is no 'instances' to train on; INPUT.DATASET_MAPPER_NAME must name a "
+            "mapper that makes it from this dataset's annotations"
         )
     return sample["instances"]
 
@@ -62,20 +62,20 @@ def make_target(
     labels, masks = instances.gt_classes, instances.gt_masks
     if not isinstance(masks, Tensor):
         raise ValueError(
-            f"image {_name(sample)}: gt_masks must be a tensor (N, h, w), got {type(masks).__name__}; "
+            f"image {sample_name(sample)}: gt_masks must be a tensor (N, h, w), got {type(masks).__name__}; "
             "INPUT.DATASET_MAPPER_NAME must name a mapper that makes tensors"
         )
     # The loader left the labels on the CPU: looking at them does not wait for the device.
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ValueError(
-            f"image {_name(sample)}: labels must be in 0..{num_classes - 1} "
+            f"image {sample_name(sample)}: labels must be in 0..{num_classes - 1} "
             f"(MODEL.SEM_SEG_HEAD.NUM_CLASSES={num_classes}), got {sorted(set(labels.tolist()))}"
         )
     masks_NThw = masks.unsqueeze(1) if masks.dim() == 3 else masks
     if masks_NThw.shape != (len(labels), num_frames, *image_size):
         raise ValueError(
-            f"image {_name(sample)}: {len(labels)} labels in {num_frames} frames of {image_size[0]}x{image_size[1]} "
-            f"pixels need gt_masks of that shape, got {tuple(masks.shape)}"
+            f"image {sample_name(sample)}: {len(labels)} labels in {num_frames} frames of "
+            f"{image_size[0]}x{image_size[1]} pixels need gt_masks of that shape, got {tuple(masks.shape)}"
         )
     masks_NThw = masks_NThw.to(device, non_blocking=True)
     padding = (0, padded_size[1] - image_size[1], 0, padded_size[0] - image_size[0])
@@ -83,5 +83,10 @@ def make_target(
     return Target(labels.to(device, non_blocking=True), masks_NTHW)
 
 
-def _name(sample: dict[str, Any]) -> str:
-    return str(sample.get("file_name") or sample.get("image_id") or "without a name")
+def sample_name(sample: dict[str, Any]) -> str:
+    """How the user knows a sample: its file (of a clip the first one) and its id, as far as they are known."""
+    file_name = sample.get("file_name") or next(iter(sample.get("file_names") or ()), None)
+    image_id = sample.get("image_id")
+    if file_name is None:
+        return "without a name" if image_id is None else f"with image_id {image_id}"
+    return str(file_name) if image_id is None else f"{file_name} (image_id {image_id})"

@@ -92,6 +92,15 @@ def test_infinite_gradients_of_a_finite_loss_are_skipped_too():
     assert model.weight.item() == 0 and loop.num_skipped == 1
 
 
+def test_fp16_may_lower_its_scale_but_not_for_ever():
+    loop = _loop(Root(), [_batch(1)] * 40, autocast_dtype=torch.float16)
+    halvings = round(math.log2(loop._scaler.get_scale()))
+    _run(loop, halvings)
+    assert loop.num_skipped == 0
+    with pytest.raises(RuntimeError, match="steps in a row"):
+        _run(loop, MAX_SKIPPED_IN_A_ROW)
+
+
 def test_a_long_run_of_skipped_steps_ends_training_with_the_images():
     loop = _loop(Line(), [_batch(math.inf)] * MAX_SKIPPED_IN_A_ROW)
     with pytest.raises(RuntimeError, match=r"10 steps in a row .* picture_inf.jpg.* SOLVER.BASE_LR"):
