@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import weakref
@@ -279,9 +280,11 @@ def _distributed(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     on_cuda = next(model.parameters()).is_cuda
-    return DistributedDataParallel(
-        model, device_ids=[torch.cuda.current_device()] if on_cuda else None, broadcast_buffers=False
-    )
+    arguments: dict[str, Any] = {"device_ids": [torch.cuda.current_device()] if on_cuda else None}
+    # No forward pass exchanges buffers: statistics are frozen, or SyncBN's own. The switch was renamed in torch 2.13.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    arguments["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
+    return DistributedDataParallel(model, **arguments)
 
 
 def _autocast_dtype(cfg: CfgNode, model: nn.Module) -> torch.dtype | None:
