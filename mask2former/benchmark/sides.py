@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,19 +57,20 @@ class Stopwatch:
         return time.perf_counter()
 
 
-class Side:
+class Side(ABC):
     """One implementation; calling it segments pictures and returns results at their size."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stopwatch = Stopwatch(device)
 
+    @abstractmethod
     def __call__(self, pictures: Pictures) -> Any:
-        raise NotImplementedError
+        """Results in the form of the implementation, one per picture."""
 
+    @abstractmethod
     def logits(self, pictures: Pictures) -> dict[str, torch.Tensor]:
         """`class` (B, Q, K + 1) and `mask` (B, Q, h4, w4) logits of the last layer."""
-        raise NotImplementedError
 
 
 class OurSide(Side):
