@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from fvcore.common.registry import Registry
 
 __all__ = [
     "DATASET_MAPPER_REGISTRY",
     "PIXEL_DECODER_REGISTRY",
     "TRANSFORMER_DECODER_REGISTRY",
+    "check_model_names",
     "lookup",
 ]
 
@@ -44,3 +46,14 @@ def lookup(registry: Registry, name: str, config_key: str) -> Any:
         known = ", ".join(sorted(registered for registered, _ in registry))
         raise ValueError(f"{config_key}={name!r} is unknown; choose from: {known}")
     return registry.get(name)
+
+
+def check_model_names(cfg: CfgNode) -> None:
+    """Look up the names that Detectron2's builders look up, whose own errors give neither key nor choices.
+
+    Raises:
+        ValueError: a name is unknown; see `lookup`.
+    """
+    lookup(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
+    lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    lookup(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")

@@ -12,13 +12,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model
+from detectron2.modeling import build_model
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mask2former.config import on_available_device
 from mask2former.modeling.checkpoint import MaskFormerCheckpointer
-from mask2former.registry import lookup
+from mask2former.registry import check_model_names
 
 __all__ = ["Predictor"]
 
@@ -52,9 +52,7 @@ class Predictor:
 
         Runs on MODEL.DEVICE, or on the CPU where that asks for a GPU that is not there.
         """
-        lookup(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
-        lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
-        lookup(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
+        check_model_names(cfg)
         model = build_model(on_available_device(cfg))
         checkpointer = MaskFormerCheckpointer(model, allow_head_mismatch=cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH)
         checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])

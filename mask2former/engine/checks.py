@@ -6,9 +6,8 @@ import os
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
-from mask2former.registry import DATASET_MAPPER_REGISTRY, lookup
+from mask2former.registry import DATASET_MAPPER_REGISTRY, check_model_names, lookup
 
 __all__ = ["check_class_count", "check_config", "check_output_folder"]
 
@@ -19,9 +18,7 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         ValueError: with the config key, its value and the choices.
     """
-    lookup(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
-    lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
-    lookup(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
+    check_model_names(cfg)
     lookup(DATASET_MAPPER_REGISTRY, cfg.INPUT.DATASET_MAPPER_NAME, "INPUT.DATASET_MAPPER_NAME")
     _choice(cfg.SOLVER.OPTIMIZER, ("ADAMW", "SGD"), "SOLVER.OPTIMIZER")
     _choice(cfg.SOLVER.AMP.PRECISION, ("fp16", "bf16"), "SOLVER.AMP.PRECISION")
@@ -32,8 +29,8 @@ def check_config(cfg: CfgNode) -> None:
             if name not in DatasetCatalog.list():
                 known = sorted(DatasetCatalog.list())
                 close = [other for other in known if other.split("_")[0] == name.split("_")[0]]
-                names = f"similar names: {', '.join(close)}" if close else f"choose from: {', '.join(known)}"
-                raise ValueError(f"{key} names {name!r}, which is not registered; {names}")
+                hint = f"similar names: {', '.join(close)}" if close else f"choose from: {', '.join(known)}"
+                raise ValueError(f"{key} names {name!r}, which is not registered; {hint}")
 
 
 def check_class_count(cfg: CfgNode, dataset_name: str, key: str) -> None:

@@ -182,9 +182,9 @@ def _match_by_name(
         for name, tensor in tensors.items()
         if name in wanted and wanted[name] == tuple(tensor.shape)  # the rest is sorted out below
     }
-    known = {_part(name) for name in tensors}
-    report.fresh = [name for name in wanted if _part(name) not in known]
-    report.unused = [name for name in tensors if _part(name) not in {_part(name) for name in wanted}]
+    parts_of_file, parts_of_model = ({_part(name) for name in names} for names in (tensors, wanted))
+    report.fresh = [name for name in wanted if _part(name) not in parts_of_file]
+    report.unused = [name for name in tensors if _part(name) not in parts_of_model]
     accounted = {*chosen, *report.fresh, *report.unused, *report.reset}
     missing = [name for name in wanted if name not in accounted and name not in tensors]
     extra = [name for name in tensors if name not in accounted and name not in wanted]
