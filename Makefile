@@ -52,14 +52,14 @@ bench: setup  ## time the stages of a model [ARGS=]
 	$(RUN) tools/benchmark.py $(ARGS)
 
 # Pins for every Python that setup.py supports. setuptools and wheel build Detectron2; panopticapi-lite forbids NumPy 2 in
-# its metadata but not in its code, hence the override.
+# its metadata but not in its code, and cityscapesscripts asks for the `typing` that is part of Python: hence the overrides.
 RESOLVE := $(UV) pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header --upgrade
 
 lock:  ## raise the pins to the newest versions that fit setup.py
 	mkdir -p build
 	printf 'panopticapi-lite\nsetuptools\nwheel\n' > build/more.in
-	printf 'numpy>=1.24\n' > build/overrides.txt
+	printf 'numpy>=1.24\ntyping; python_version < "3"\n' > build/overrides.txt
 	$(RESOLVE) --overrides build/overrides.txt setup.py build/more.in -o build/runtime.txt
-	$(RESOLVE) --constraints build/runtime.txt --all-extras setup.py -o build/all.txt
+	$(RESOLVE) --constraints build/runtime.txt --overrides build/overrides.txt --all-extras setup.py -o build/all.txt
 	(echo "# Run-time needs, written by 'make lock'. Detectron2 comes apart: see tools/setup_environment.py."; cat build/runtime.txt) > requirements.txt
 	(echo "# What the extras of setup.py add to requirements.txt, written by 'make lock'."; grep -vxFf build/runtime.txt build/all.txt) > requirements-extras.txt

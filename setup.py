@@ -22,6 +22,7 @@ INSTALL_REQUIRES = [
     "pillow>=10",
     "opencv-python-headless>=4.8",
     "pycocotools>=2.0.7",
+    "faster-coco-eval>=1.6",
     "safetensors>=0.4",
     "tensorboard>=2.12",
     "tqdm>=4.64",
@@ -42,6 +43,10 @@ EXTRAS_REQUIRE = {
     # The embedded digit-disc scenes are composed from pictures that these two packages ship; av reads and writes video.
     "demo": ["scikit-learn>=1.2", "scikit-image>=0.20", "av>=15"],
     "deploy": ["av>=15"],
+    # Cityscapes' official metrics and label pictures; the HDF5 label files of COCO-Stuff-10k.
+    "data": ["cityscapesscripts>=2.2", "h5py>=3.8"],
+    # Any feature extractor of timm as a backbone.
+    "timm": ["timm>=1.0"],
     # An independent Mask2Former: second opinion in the tests, opponent in the benchmark.
     "hf": ["transformers>=5.0"],
     "dev": [
@@ -52,6 +57,9 @@ EXTRAS_REQUIRE = {
         "scikit-learn>=1.2",
         "scikit-image>=0.20",
         "av>=15",
+        "cityscapesscripts>=2.2",
+        "h5py>=3.8",
+        "timm>=1.0",
     ],
 }
 
