@@ -70,7 +70,7 @@ def _change_detectron2_names() -> None:
             coco["thing_classes"] = [category["name"] for category in coco_things]
             coco["thing_colors"] = [category["color"] for category in coco_things]
         ade20k = vars(MetadataCatalog.get(f"ade20k_sem_seg_{part}"))
-        ade20k.setdefault("stuff_colors", [list(category.color) for category in load_categories("ade20k_150")])
+        ade20k.setdefault("stuff_colors", [list(category.rgb) for category in load_categories("ade20k_150")])
 
 
 def _metadata(split: Split, root: str | None) -> SplitMetadata:
@@ -82,7 +82,7 @@ def _metadata(split: Split, root: str | None) -> SplitMetadata:
     if split.form != "semantic":
         metadata.set(
             thing_classes=[category.name for _, category in things],
-            thing_colors=[list(category.color) for _, category in things],
+            thing_colors=[list(category.rgb) for _, category in things],
             thing_dataset_id_to_contiguous_id={category.id: index for index, category in things},
         )
     if split.form != "instance":
@@ -90,7 +90,7 @@ def _metadata(split: Split, root: str | None) -> SplitMetadata:
         metadata.set(
             ignore_label=split.ignore_label,
             stuff_classes=[category.name for category in categories],
-            stuff_colors=[list(category.color) for category in categories],
+            stuff_colors=[list(category.rgb) for category in categories],
         )
     if split.form == "panoptic":
         identifiers = {category.id: index for index, category in enumerate(categories)}

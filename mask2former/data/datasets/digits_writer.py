@@ -151,7 +151,7 @@ def _panoptic_labels(
     times_seen = [0] * len(categories)
     for segment in drawn.segments:
         category = categories[segment.category]
-        red, green, blue = category.color
+        red, green, blue = category.rgb
         # The segment has the color of its class when the PNG is looked at; equal classes differ in the red channel.
         segment_id = (red + times_seen[segment.category]) + 256 * green + 65536 * blue
         times_seen[segment.category] += 1
