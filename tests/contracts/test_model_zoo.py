@@ -1,4 +1,4 @@
-"""The page of published figures names every published configuration once, with its size and the command to evaluate it."""
+"""The page of published figures has a row and a command for every published configuration."""
 
 from __future__ import annotations
 
