@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2former.data.datasets.digits import NUM_DIGITS, TEXTURES, digit_crops
 from mask2former.data.loader import seeded
-from mask2former.modeling.weight_files import write_atomically
+from mask2former.files import write_atomically
 
 __all__ = ["CropClassifier", "PretrainingSettings", "pretrain_backbone"]
 

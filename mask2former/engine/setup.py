@@ -15,7 +15,7 @@ from detectron2.utils.logger import setup_logger
 
 from mask2former.config import load_config, on_available_device
 from mask2former.engine.checks import check_config, check_output_folder
-from mask2former.modeling.weight_files import write_atomically
+from mask2former.files import write_atomically
 
 __all__ = ["config_for_run", "setup_run"]
 

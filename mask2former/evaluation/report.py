@@ -11,7 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from mask2former.modeling.weight_files import write_atomically
+from mask2former.files import write_atomically
 
 __all__ = ["report_results", "results_table"]
 

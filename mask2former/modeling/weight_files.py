@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import codecs
 import io
-import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+from mask2former.files import write_atomically
 
 __all__ = ["WeightFile", "export_weights", "read_weight_file", "write_atomically"]
 
@@ -86,20 +87,6 @@ def read_weight_file(path: str | Path) -> WeightFile:
             f"{_cause(error)}"
         ) from error
     return _interpret(content, path)
-
-
-def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write` on a neighbor of `path` and rename it when complete: whoever is killed leaves the old file whole."""
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with open(unfinished, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def export_weights(state_dict: Mapping[str, Tensor], path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
