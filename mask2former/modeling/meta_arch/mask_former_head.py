@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from ...registry import PIXEL_DECODER_REGISTRY, TRANSFORMER_DECODER_REGISTRY, lookup
 from ..masks import MaskLogits, Predictions
 
-__all__ = ["MaskFormerHead", "build_pixel_decoder", "build_transformer_decoder"]
+__all__ = [
+    "MaskFormerHead",
+    "build_pixel_decoder",
+    "build_transformer_decoder",
+    "decoder_input_channels",
+    "pick_decoder_input",
+    "pixel_decoder_inputs",
+]
 
 
 def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
@@ -31,6 +38,62 @@ def build_transformer_decoder(cfg: CfgNode, in_channels: int, mask_classificatio
     key = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
     name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
     return lookup(TRANSFORMER_DECODER_REGISTRY, name, key)(cfg, in_channels, mask_classification)
+
+
+def pixel_decoder_inputs(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
+    """The backbone's maps that `MODEL.SEM_SEG_HEAD.IN_FEATURES` names."""
+    in_features = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
+    inputs = {name: shape for name, shape in input_shape.items() if name in in_features}
+    if not inputs:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES={in_features} names none of the backbone's outputs: "
+            f"{', '.join(input_shape)}"
+        )
+    return inputs
+
+
+def decoder_input_channels(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> int:
+    """Channels of what `MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE` names."""
+    decoder_input = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
+    channels = {
+        "multi_scale_pixel_decoder": cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,
+        "transformer_encoder": cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,
+        "pixel_embedding": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+        **{name: shape.channels for name, shape in input_shape.items()},
+    }
+    if decoder_input not in channels:
+        raise ValueError(
+            f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE={decoder_input!r} is unknown; choose from: {', '.join(channels)}"
+        )
+    return channels[decoder_input]
+
+
+def pick_decoder_input(
+    name: str, features: dict[str, Tensor], decoded: tuple[Tensor, Tensor | None, list[Tensor]]
+) -> Any:
+    """What the transformer decoder reads.
+
+    Args:
+        name: see `MaskFormerHead`.
+        features: the backbone's maps.
+        decoded: what the pixel decoder made of them.
+
+    Returns:
+        One map (N, C, h, w), or three of them.
+    """
+    mask_features, encoder_features, multi_scale = decoded
+    own = {
+        "multi_scale_pixel_decoder": multi_scale,
+        "transformer_encoder": encoder_features,
+        "pixel_embedding": mask_features,
+    }
+    picked = own.get(name, features.get(name))
+    if picked is None:
+        raise ValueError(
+            f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE={name!r} is not produced by the pixel decoder that "
+            "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME names"
+        )
+    return picked
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -56,30 +119,12 @@ class MaskFormerHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        head = cfg.MODEL.SEM_SEG_HEAD
-        decoder_input = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
-        widths = {
-            "multi_scale_pixel_decoder": head.CONVS_DIM,
-            "transformer_encoder": head.CONVS_DIM,
-            "pixel_embedding": head.MASK_DIM,
-            **{name: shape.channels for name, shape in input_shape.items()},
-        }
-        if decoder_input not in widths:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE={decoder_input!r} is unknown; "
-                f"choose from: {', '.join(widths)}"
-            )
-        in_features = [name for name in input_shape if name in head.IN_FEATURES]
-        if not in_features:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES={head.IN_FEATURES} names none of the backbone's outputs: "
-                f"{', '.join(input_shape)}"
-            )
+        inputs = pixel_decoder_inputs(cfg, input_shape)
         return {
-            "in_features": in_features,
-            "pixel_decoder": build_pixel_decoder(cfg, {name: input_shape[name] for name in in_features}),
-            "transformer_decoder": build_transformer_decoder(cfg, widths[decoder_input]),
-            "decoder_input": decoder_input,
+            "in_features": list(inputs),
+            "pixel_decoder": build_pixel_decoder(cfg, inputs),
+            "transformer_decoder": build_transformer_decoder(cfg, decoder_input_channels(cfg, input_shape)),
+            "decoder_input": cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE,
         }
 
     def predict(self, features: dict[str, Tensor], *, num_frames: int = 1, all_layers: bool = False) -> Predictions:
@@ -91,18 +136,9 @@ class MaskFormerHead(nn.Module):
             all_layers: every prediction layer instead of only the last.
         """
         pixel_features = {name: features[name] for name in self.in_features}
-        mask_features, encoder_features, multi_scale = self.pixel_decoder.forward_features(pixel_features)  # type: ignore[operator]
-        decoder_features = {
-            "multi_scale_pixel_decoder": multi_scale,
-            "transformer_encoder": encoder_features,
-            "pixel_embedding": mask_features,
-        }.get(self.decoder_input, features.get(self.decoder_input))
-        if decoder_features is None:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE={self.decoder_input!r} is not produced by "
-                f"{type(self.pixel_decoder).__name__} (MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)"
-            )
-        return self.predictor(decoder_features, mask_features, num_frames=num_frames, all_layers=all_layers)
+        decoded = self.pixel_decoder.forward_features(pixel_features)  # type: ignore[operator]
+        decoder_features = pick_decoder_input(self.decoder_input, features, decoded)
+        return self.predictor(decoder_features, decoded[0], num_frames=num_frames, all_layers=all_layers)
 
     def forward(self, features: dict[str, Tensor], num_frames: int = 1) -> dict[str, Any]:
         """Predictions in the published form, with every mask multiplied out.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -23,14 +23,13 @@ from torch.utils.checkpoint import checkpoint
 from ...registry import PIXEL_DECODER_REGISTRY
 from ..constants import cached_constant
 from ..transformer_decoder.position_encoding import sine_position_encoding_2d
+from .fpn import NUM_GROUPS, NUM_MULTI_SCALE_MAPS, check_width, pyramid_conv
 from .ops import MSDeformAttn
 
 __all__ = ["MSDeformAttnPixelDecoder"]
 
-NUM_GROUPS = 32  # of the group norms on the encoder's inputs
 FEEDFORWARD_DIM = 1024  # published models have it whatever MODEL.MASK_FORMER.DIM_FEEDFORWARD says
 NUM_POINTS = 4  # points read per level and head
-NUM_MULTI_SCALE_MAPS = 3  # maps that the transformer decoder reads
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -133,7 +132,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
         checkpoint_layers: recompute encoder layers in the backward pass.
         """
         super().__init__()
-        _check_widths(conv_dim, num_heads)
+        check_width(conv_dim, NUM_GROUPS, "the groups of its norms")
+        check_width(conv_dim, num_heads, "MODEL.MASK_FORMER.NHEADS")
         names = sorted(input_shape, key=lambda name: input_shape[name].stride)
         # Level 0 is the coarsest: checkpoints number the projections so.
         self.encoder_features = [name for name in reversed(names) if name in transformer_in_features]
@@ -169,8 +169,9 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.pyramid_features = names[:num_pyramid_levels][::-1]  # coarse to fine, numbered from the finest
         for number, name in enumerate(names[:num_pyramid_levels], start=1):
             channels = input_shape[name].channels
-            self.add_module(f"adapter_{number}", _conv(channels, conv_dim, kernel_size=1, norm=norm))
-            self.add_module(f"layer_{number}", _conv(conv_dim, conv_dim, kernel_size=3, norm=norm, activation=F.relu))
+            layer = pyramid_conv(conv_dim, conv_dim, kernel_size=3, norm=norm, activation=F.relu)
+            self.add_module(f"adapter_{number}", pyramid_conv(channels, conv_dim, kernel_size=1, norm=norm))
+            self.add_module(f"layer_{number}", layer)
         self._reset_parameters()
 
     @classmethod
@@ -244,24 +245,6 @@ def cell_centers(sizes: tuple[tuple[int, int], ...], dtype: torch.dtype, device:
         x_w = (torch.arange(width, dtype=dtype, device=device) + 0.5) / width
         centers.append(torch.stack([x_w.repeat(height), y_h.repeat_interleave(width)], dim=-1))
     return torch.cat(centers)
-
-
-def _conv(in_channels: int, out_channels: int, *, kernel_size: int, norm: str, activation: Any = None) -> Conv2d:
-    return Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        padding=kernel_size // 2,
-        bias=norm == "",
-        norm=get_norm(norm, out_channels),
-        activation=activation,
-    )
-
-
-def _check_widths(conv_dim: int, num_heads: int) -> None:
-    for divisor, reason in ((NUM_GROUPS, "the groups of its norms"), (num_heads, "MODEL.MASK_FORMER.NHEADS")):
-        if conv_dim % divisor:
-            raise ValueError(f"MODEL.SEM_SEG_HEAD.CONVS_DIM={conv_dim} must be divisible by {divisor}, {reason}")
 
 
 def _check_unread_keys(num_points: int, num_heads: int, num_heads_read: int) -> None:

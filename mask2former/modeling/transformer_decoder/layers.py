@@ -1,9 +1,10 @@
 """Attention, feed-forward and MLP blocks shared by the transformer decoders (Mask2Former, arXiv:2112.01527, Sec. 3.2).
 
-Parameter names are those of published checkpoints; every block is residual and normalizes after (or, with `pre_norm`,
-before) its sub-layer.
+Parameter names are those of published checkpoints; every layer is residual and normalizes after (or, with `pre_norm`,
+before) its block.
 """
-# B clips, Q queries, S keys, C channels, h heads, d = C / h, F inner width of the feed-forward network.
+# B clips, T frames (1 for images), N = B*T frames with the frame index fastest, Q queries, S keys, C channels, h heads,
+# d = C / h, F inner width of the feed-forward network.
 
 from __future__ import annotations
 
@@ -11,16 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MLP", "CrossAttentionLayer", "FeedForwardLayer", "MultiheadAttention", "SelfAttentionLayer"]
+__all__ = ["MLP", "CrossAttentionLayer", "FeedForwardLayer", "MultiheadAttention", "SelfAttentionLayer", "clip_tokens"]
+
+
+def clip_tokens(maps_NChw: Tensor, num_frames: int) -> Tensor:
+    """The cells of all T maps of a clip as one sequence: (B*T, C, h, w) -> (B, T*h*w, C), frame index slowest."""
+    return maps_NChw.flatten(2).unflatten(0, (-1, num_frames)).transpose(2, 3).flatten(1, 2)
 
 
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention with the parameters of `torch.nn.MultiheadAttention`, batch first.
 
-    Weights are never materialized (fused kernels) and one boolean mask serves all heads.
+    Weights are never materialized (fused kernels) and one boolean mask serves all heads. While training, each weight is
+    dropped with probability `dropout`.
     """
 
-    def __init__(self, *, embed_dim: int, num_heads: int) -> None:
+    def __init__(self, *, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         if embed_dim % num_heads:
             raise ValueError(
@@ -28,6 +35,7 @@ class MultiheadAttention(nn.Module):
                 f"{num_heads} (MODEL.MASK_FORMER.NHEADS)"
             )
         self.num_heads = num_heads
+        self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
         self.out_proj = nn.Linear(embed_dim, embed_dim)
@@ -45,7 +53,9 @@ class MultiheadAttention(nn.Module):
             for tokens, weight, bias in zip((query_BQC, key_BSC, value_BSC), weights, biases, strict=True)
         )
         mask_B1QS = None if attend_BQS is None else attend_BQS.unsqueeze(1)
-        out_BhQd = F.scaled_dot_product_attention(query_BhQd, key_BhSd, value_BhSd, attn_mask=mask_B1QS)
+        out_BhQd = F.scaled_dot_product_attention(
+            query_BhQd, key_BhSd, value_BhSd, attn_mask=mask_B1QS, dropout_p=self.dropout if self.training else 0.0
+        )
         return self.out_proj(out_BhQd.transpose(1, 2).flatten(2))
 
 

@@ -19,10 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ...registry import TRANSFORMER_DECODER_REGISTRY
 from ..masks import MaskLogits, Predictions, resize_features
-from .layers import MLP, CrossAttentionLayer, FeedForwardLayer, SelfAttentionLayer
-from .position_encoding import SinePositionEncoding2D
+from .layers import MLP, CrossAttentionLayer, FeedForwardLayer, SelfAttentionLayer, clip_tokens
+from .position_encoding import SinePositionEncoding2D, SinePositionEncoding3D
 
-__all__ = ["MultiScaleMaskedTransformerDecoder", "attended_positions"]
+__all__ = ["MultiScaleMaskedTransformerDecoder", "VideoMultiScaleMaskedTransformerDecoder", "attended_positions"]
 
 NUM_FEATURE_LEVELS = 3  # strides 32, 16 and 8, used in round-robin (Sec. 3.2.2)
 
@@ -118,6 +118,14 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
                 f"masks and cannot serve the per-pixel head MODEL.SEM_SEG_HEAD.NAME={cfg.MODEL.SEM_SEG_HEAD.NAME!r}"
             )
         mask_former = cfg.MODEL.MASK_FORMER
+        if mask_former.TRANSFORMER_IN_FEATURE != "multi_scale_pixel_decoder":
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE={mask_former.TRANSFORMER_IN_FEATURE!r} is a single map, but "
+                f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME={mask_former.TRANSFORMER_DECODER_NAME!r} reads three: for "
+                "MaskFormer, whose own files do not name the decoder, set "
+                "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME StandardTransformerDecoder; for Mask2Former set "
+                "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE multi_scale_pixel_decoder"
+            )
         if mask_former.DEC_LAYERS < 1:
             raise ValueError(f"MODEL.MASK_FORMER.DEC_LAYERS={mask_former.DEC_LAYERS} must be at least 1")
         return {
@@ -173,9 +181,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     def _read_level(self, index: int, feature: Tensor, mask_features_BTEHW: Tensor) -> _Level:
         num_frames = mask_features_BTEHW.shape[1]
         height, width = feature.shape[-2:]
-        projected_NCS = self.input_proj[index](feature).flatten(2)
-        value_BSC = projected_NCS.unflatten(0, (-1, num_frames)).transpose(2, 3).flatten(1, 2)
-        value_BSC = value_BSC + self.level_embed.weight[index]
+        value_BSC = clip_tokens(self.input_proj[index](feature), num_frames) + self.level_embed.weight[index]
         key_BSC = value_BSC + self.position_encoding(num_frames, height, width, feature.device)
         with torch.no_grad():
             level_mask_features = resize_features(mask_features_BTEHW, (height, width))
@@ -194,3 +200,19 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         query_BQC = cross_attention(query_BQC, position_QC, key_BSC, value_BSC, attend_BQS)
         query_BQC = self.transformer_self_attention_layers[index](query_BQC, position_QC)
         return self.transformer_ffn_layers[index](query_BQC)
+
+
+@TRANSFORMER_DECODER_REGISTRY.register()
+def VideoMultiScaleMaskedTransformerDecoder(
+    cfg: CfgNode, in_channels: int, mask_classification: bool
+) -> MultiScaleMaskedTransformerDecoder:
+    """The published name of the same decoder with positions that also tell the frames of a clip apart.
+
+    From "Mask2Former for Video Instance Segmentation" (arXiv:2112.10764, Sec. 3): nothing else differs from images.
+    """
+    return MultiScaleMaskedTransformerDecoder(
+        cfg,
+        in_channels,
+        mask_classification,
+        position_encoding=SinePositionEncoding3D(cfg.MODEL.MASK_FORMER.HIDDEN_DIM),
+    )
