@@ -150,6 +150,8 @@ def _add_mask_former_config(cfg: CfgNode) -> None:
     node.TEST.OVERLAP_THRESHOLD = 0.0  # panoptic: smallest visible share of a segment
     # resize masks to the output size before (True) or after (False) the semantic merge
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
+    # new: where instances are evaluated, boundary AP too (arXiv:2103.16562; task "boundary", dilation ratio 0.02)
+    cfg.TEST.BOUNDARY_AP = False
 
 
 def _add_pixel_decoder_config(cfg: CfgNode) -> None:
