@@ -23,7 +23,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
-from mask2former.data.datasets.catalog import datasets_root
+from mask2former.data.datasets import datasets_root
 from mask2former.data.datasets.digits_writer import DigitsSettings, prepare_digits
 from mask2former.deploy.predictor import Predictor
 from mask2former.deploy.strips import evenly_spaced, write_strips

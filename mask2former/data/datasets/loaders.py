@@ -1,21 +1,37 @@
-"""From the files of a data set to Detectron2's records, one dict for each picture."""
+"""From the files of a data set to Detectron2's records, one dict for each picture or video."""
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathManager
 
-from mask2former.data.datasets.splits import Split, all_splits
+from mask2former.data.datasets.annotation_files import (
+    Record,
+    complaints_name,
+    contiguous_segments,
+    damaged,
+    read_json,
+)
+from mask2former.data.datasets.cityscapes import (
+    load_cityscapes_instances,
+    load_cityscapes_panoptic,
+    load_cityscapes_semantic,
+)
+from mask2former.data.datasets.metadata import SplitMetadata
+from mask2former.data.datasets.splits import Form, Split
+from mask2former.data.datasets.youtube_vis import load_youtube_vis
 
-Record = dict[str, Any]
+__all__ = ["Record", "load_split", "require_files"]
 
 _FOLDER_KEYS = ("image_root", "image_dir", "panoptic_root", "sem_seg_root", "gt_dir")
-_FILE_KEYS = ("panoptic_json", "json_file")
+_FILE_KEYS = ("class_file", "panoptic_json", "json_file")
+_RECORD_FILES = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
 
 
 def require_files(name: str) -> None:
@@ -27,97 +43,101 @@ def require_files(name: str) -> None:
     expected = {key: path for key, path in paths.items() if path is not None}
     missing = next((path for path in expected.values() if not PathManager.exists(path)), None)
     if missing is not None:
-        tree = "\n".join(f"  {path}{os.sep if key in _FOLDER_KEYS else ''}" for key, path in expected.items())
-        template = next((split.preparation for split in all_splits() if split.name == name), "")
-        command = template.format(folder=os.path.dirname(metadata.get("image_root", "")))
+        tree = "\n".join(
+            f"  {path.rstrip('/')}{os.sep if key in _FOLDER_KEYS else ''}" for key, path in expected.items()
+        )
         raise FileNotFoundError(
-            f"data set {name!r}: {missing} does not exist. Expected files and folders:\n{tree}\n"
-            "The root of all data sets is the environment variable DETECTRON2_DATASETS (default: ./datasets); "
-            + (f"prepare this one with: {command}" if command else "datasets/README.md says how each one is prepared.")
+            f"data set {name!r}: {missing} does not exist. Expected files and folders:\n{tree}\n{_cure(metadata)}"
         )
 
 
 def load_split(split: Split) -> list[Record]:
-    """The records of a split; its paths come from the metadata of its registered name."""
+    """The records of a split; its paths come from the metadata of its registered name.
+
+    Raises:
+        FileNotFoundError: a file or folder of the data set, or a file of the first record, is missing.
+        ValueError: an annotation file cannot be used, or lists no picture.
+    """
     require_files(split.name)
     metadata = MetadataCatalog.get(split.name)
-    if split.form == "panoptic":
-        return _load_panoptic(split)
-    if split.form == "instance":
-        try:
-            records: list[Record] = load_coco_json(metadata.json_file, metadata.image_root, split.name)
-        except (KeyError, ValueError, AssertionError) as error:  # the last from pycocotools
-            raise _damaged(metadata.json_file, error) from error
-    else:
-        records = _load_semantic(split)
-    return _not_empty(records, split.name)
+    records = _LOADERS[split.form](split, metadata)
+    if not records:
+        raise ValueError(f"data set {split.name!r} has no pictures: its files exist but list none")
+    # A look at every record would take minutes on a network drive; one finds labels that were never prepared.
+    first = records[0]
+    files = [*first.get("file_names", ())[:1], *(first[key] for key in _RECORD_FILES if key in first)]
+    missing = next((path for path in files if not PathManager.isfile(path)), None)
+    if missing is not None:
+        raise FileNotFoundError(f"data set {split.name!r}: {missing} does not exist. {_cure(metadata)}")
+    return records
 
 
-def _load_semantic(split: Split) -> list[Record]:
+def _cure(metadata: Metadata) -> str:
+    command = metadata.preparation_command() if isinstance(metadata, SplitMetadata) else ""
+    return "The root of all data sets is the environment variable DETECTRON2_DATASETS (default: ./datasets); " + (
+        f"prepare this one with: {command}" if command else "datasets/README.md says how each one is prepared."
+    )
+
+
+def _load_instances(split: Split, metadata: Metadata) -> list[Record]:
+    try:
+        records: list[Record] = load_coco_json(metadata.json_file, metadata.image_root, split.name)
+    # AssertionError comes from pycocotools, and from metadata that lists other classes than the file.
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise damaged(metadata.json_file, error) from error
+    return records
+
+
+def _load_semantic(split: Split, metadata: Metadata) -> list[Record]:
     """One record for each picture of the folder.
 
     Unlike Detectron2's function also for those without a label file, so that the mapper names them, or skips and counts
     them (DATALOADER.SKIP_BROKEN).
     """
-    metadata = MetadataCatalog.get(split.name)
     names = sorted(name for name in PathManager.ls(metadata.image_root) if name.endswith(split.image_suffix))
     return [
         {
             "file_name": os.path.join(metadata.image_root, name),
-            "sem_seg_file_name": os.path.join(metadata.sem_seg_root, f"{name.removesuffix(split.image_suffix)}.png"),
+            "sem_seg_file_name": os.path.join(
+                metadata.sem_seg_root, name.removesuffix(split.image_suffix) + split.label_suffix
+            ),
         }
         for name in names
     ]
 
 
-def _load_panoptic(split: Split) -> list[Record]:
+def _load_panoptic(split: Split, metadata: Metadata) -> list[Record]:
     """COCO panoptic: one record for each annotation, `category_id` of its segments replaced by the contiguous id."""
-    metadata = MetadataCatalog.get(split.name)
-    try:
-        with PathManager.open(metadata.panoptic_json) as file:
-            content = json.load(file)
-        annotations = content["annotations"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(metadata.panoptic_json, error) from error
+    path = metadata.panoptic_json
     things, stuff = metadata.thing_dataset_id_to_contiguous_id, metadata.stuff_dataset_id_to_contiguous_id
-    images = {image["id"]: image for image in content.get("images", ())}
+    content = read_json(path)
     records = []
-    for annotation in annotations:
-        stem = os.path.splitext(annotation["file_name"])[0]
-        image = images.get(annotation["image_id"], {})
-        record: Record = {
-            "file_name": os.path.join(metadata.image_root, image.get("file_name", stem + split.image_suffix)),
-            "image_id": annotation["image_id"],
-            "pan_seg_file_name": os.path.join(metadata.panoptic_root, annotation["file_name"]),
-            **{side: image[side] for side in ("height", "width") if side in image},
-        }
-        if metadata.get("sem_seg_root") is not None:
-            record["sem_seg_file_name"] = os.path.join(metadata.sem_seg_root, annotation["file_name"])
-        record["segments_info"] = [
-            _with_contiguous_id(segment, things, stuff, annotation["file_name"], metadata.panoptic_json)
-            for segment in annotation["segments_info"]
-        ]
-        records.append(record)
-    return _not_empty(records, split.name)
-
-
-def _with_contiguous_id(
-    segment: dict[str, Any], things: dict[int, int], stuff: dict[int, int], file_name: str, json_file: str
-) -> dict[str, Any]:
-    category = segment["category_id"]
-    is_thing = category in things
-    if not is_thing and category not in stuff:
-        known = f"{min(stuff)}..{max(stuff)}"
-        raise ValueError(f"{json_file}: {file_name} has a segment of category {category}, categories are {known}")
-    return {**segment, "category_id": things[category] if is_thing else stuff[category], "isthing": is_thing}
-
-
-def _damaged(json_file: str, error: Exception) -> ValueError:
-    what = f"the entry {error} is missing" if isinstance(error, KeyError) and len(str(error)) < 40 else str(error)
-    return ValueError(f"{json_file} cannot be used, it is cut off or not what its name says: {what}")
-
-
-def _not_empty(records: list[Record], name: str) -> list[Record]:
-    if not records:
-        raise ValueError(f"data set {name!r} has no pictures: its files exist but list none")
+    with complaints_name(path):
+        images = {image["id"]: image for image in content.get("images", ())}
+        for annotation in content["annotations"]:
+            image = images.get(annotation["image_id"], {})
+            stem = os.path.splitext(annotation["file_name"])[0]
+            record: Record = {
+                "file_name": os.path.join(metadata.image_root, stem + split.image_suffix),
+                "image_id": annotation["image_id"],
+                "pan_seg_file_name": os.path.join(metadata.panoptic_root, annotation["file_name"]),
+                **{side: image[side] for side in ("height", "width") if side in image},
+            }
+            if metadata.get("sem_seg_root") is not None:
+                record["sem_seg_file_name"] = os.path.join(metadata.sem_seg_root, stem + split.label_suffix)
+            record["segments_info"] = contiguous_segments(annotation, things, stuff, path)
+            records.append(record)
     return records
+
+
+_LOADERS: dict[Form, Callable[[Split, Any], list[Record]]] = {
+    "instance": _load_instances,
+    "panoptic": _load_panoptic,
+    "semantic": _load_semantic,
+    "video": lambda split, metadata: load_youtube_vis(
+        metadata.json_file, metadata.image_root, metadata.thing_dataset_id_to_contiguous_id
+    ),
+    "cityscapes_instance": lambda split, metadata: load_cityscapes_instances(metadata.image_dir, metadata.gt_dir),
+    "cityscapes_panoptic": lambda split, metadata: load_cityscapes_panoptic(metadata),
+    "cityscapes_semantic": lambda split, metadata: load_cityscapes_semantic(metadata.image_dir, metadata.gt_dir),
+}
