@@ -2,49 +2,56 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
-    CityscapesSemSegEvaluator,
-    COCOPanopticEvaluator,
-    DatasetEvaluator,
-    DatasetEvaluators,
-    LVISEvaluator,
-    SemSegEvaluator,
-)
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, LVISEvaluator
 
+from mask2former.evaluation.cityscapes_evaluation import CityscapesInstanceEvaluator, CityscapesSemanticEvaluator
 from mask2former.evaluation.instance_evaluation import InstanceSegEvaluator
+from mask2former.evaluation.panoptic_evaluation import PanopticEvaluator
+from mask2former.evaluation.semantic_evaluation import SemanticEvaluator
 
 __all__ = ["build_evaluator"]
 
 
 class _Part(NamedTuple):
-    """One evaluator: how it is made from (dataset name, output folder), and the switch under
+    """One evaluator: how it is made from (cfg, dataset name, output folder), and the switch under
     `MODEL.MASK_FORMER.TEST` that asks for it (None: always)."""
 
-    make: Callable[[str, str], DatasetEvaluator]
+    make: Callable[[CfgNode, str, str], DatasetEvaluator]
     switch: str | None = None
 
 
-def _semantic(name: str, folder: str) -> DatasetEvaluator:
-    # All it logs is its results as one line of a hundred numbers, class by class: they are in metrics.json.
-    logging.getLogger("detectron2.evaluation.sem_seg_evaluation").setLevel(logging.WARNING)
-    return SemSegEvaluator(name, distributed=True, output_dir=folder)
+def _semantic(_: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    return SemanticEvaluator(name, folder)
 
 
-def _panoptic(name: str, folder: str) -> DatasetEvaluator:
-    return COCOPanopticEvaluator(name, folder)
+def _panoptic(_: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    return PanopticEvaluator(name, folder)
 
 
-def _instance(name: str, folder: str) -> DatasetEvaluator:
-    # Detectron2's default is its own compiled evaluation, which an installation without C++ sources lacks.
-    return InstanceSegEvaluator(name, output_dir=folder, use_fast_impl=False)
+def _instance(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    tasks = ("bbox", "segm", "boundary") if cfg.TEST.BOUNDARY_AP else ("bbox", "segm")
+    return InstanceSegEvaluator(name, tasks, output_dir=folder)
+
+
+def _cityscapes_semantic(_: CfgNode, name: str, __: str) -> DatasetEvaluator:
+    return CityscapesSemanticEvaluator(name)
+
+
+def _cityscapes_instance(_: CfgNode, name: str, __: str) -> DatasetEvaluator:
+    return CityscapesInstanceEvaluator(name)
+
+
+def _lvis(_: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    try:
+        return LVISEvaluator(name, output_dir=folder)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"evaluation of {name!r} needs the package lvis: pip install lvis") from error
 
 
 _EVALUATORS: Mapping[str, tuple[_Part, ...]] = {
@@ -65,14 +72,14 @@ _EVALUATORS: Mapping[str, tuple[_Part, ...]] = {
         _Part(_instance, "INSTANCE_ON"),
         _Part(_semantic, "SEMANTIC_ON"),
     ),
-    "cityscapes_instance": (_Part(lambda name, folder: CityscapesInstanceEvaluator(name)),),
-    "cityscapes_sem_seg": (_Part(lambda name, folder: CityscapesSemSegEvaluator(name)),),
+    "cityscapes_instance": (_Part(_cityscapes_instance),),
+    "cityscapes_sem_seg": (_Part(_cityscapes_semantic),),
     "cityscapes_panoptic_seg": (
         _Part(_panoptic, "PANOPTIC_ON"),
-        _Part(lambda name, folder: CityscapesSemSegEvaluator(name), "SEMANTIC_ON"),
-        _Part(lambda name, folder: CityscapesInstanceEvaluator(name), "INSTANCE_ON"),
+        _Part(_cityscapes_semantic, "SEMANTIC_ON"),
+        _Part(_cityscapes_instance, "INSTANCE_ON"),
     ),
-    "lvis": (_Part(lambda name, folder: LVISEvaluator(name, output_dir=folder)),),
+    "lvis": (_Part(_lvis),),
 }
 
 
@@ -80,7 +87,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     """The evaluators of a dataset as one.
 
     Args:
-        cfg: the switches SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON decide where a dataset can measure several tasks.
+        cfg: the switches SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON decide where a dataset can measure several tasks,
+            TEST.BOUNDARY_AP adds boundary AP to COCO's AP.
         dataset_name: a registered dataset.
         output_folder: where evaluators leave their files; default OUTPUT_DIR/inference, with a folder per dataset when
             DATASETS.TEST names several.
@@ -99,7 +107,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     os.makedirs(output_folder, exist_ok=True)
     parts = _EVALUATORS[kind]
     switches = cfg.MODEL.MASK_FORMER.TEST
-    evaluators = [part.make(dataset_name, output_folder) for part in parts if not part.switch or switches[part.switch]]
+    evaluators = [
+        part.make(cfg, dataset_name, output_folder) for part in parts if not part.switch or switches[part.switch]
+    ]
     if not evaluators:
         wanted = ", ".join(str(part.switch) for part in parts)
         raise ValueError(

@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import (
-    COCOEvaluator,
-    COCOPanopticEvaluator,
-    DatasetEvaluators,
-    SemSegEvaluator,
-    inference_on_dataset,
-)
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.structures import Boxes, Instances
 from panopticapi.utils import rgb2id
 from PIL import Image
 
-from mask2former.evaluation import InstanceSegEvaluator, build_evaluator
+from mask2former.evaluation import InstanceSegEvaluator, PanopticEvaluator, SemanticEvaluator, build_evaluator
 from tests.engine.tiny import tiny_config
 
 pytestmark = pytest.mark.usefixtures("digits_root")
@@ -37,11 +31,11 @@ def _kinds(evaluator):
 @pytest.mark.parametrize(
     ("task", "changes", "expected"),
     [
-        ("panoptic", {}, [COCOPanopticEvaluator, InstanceSegEvaluator, SemSegEvaluator]),
-        ("panoptic", {f"{TEST}INSTANCE_ON": False}, [COCOPanopticEvaluator, SemSegEvaluator]),
+        ("panoptic", {}, [PanopticEvaluator, InstanceSegEvaluator, SemanticEvaluator]),
+        ("panoptic", {f"{TEST}INSTANCE_ON": False}, [PanopticEvaluator, SemanticEvaluator]),
         ("panoptic", {f"{TEST}PANOPTIC_ON": False, f"{TEST}SEMANTIC_ON": False}, [InstanceSegEvaluator]),
         ("instance", {}, [InstanceSegEvaluator]),
-        ("semantic", {}, [SemSegEvaluator]),
+        ("semantic", {}, [SemanticEvaluator]),
     ],
 )
 def test_a_dataset_gets_the_evaluators_of_its_type_and_of_the_enabled_tasks(tmp_path, task, changes, expected):

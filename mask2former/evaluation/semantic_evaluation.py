@@ -1,0 +1,181 @@
+"""Semantic segmentation: intersection over union and accuracy from one confusion matrix."""
+
+# K classes, (H, W) pixels of the result.
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mask2former.data.reading import check_size, read_class_map
+from mask2former.evaluation.run_lengths import encode_label_map
+from mask2former.evaluation.workers import gather_to_main
+from mask2former.files import write_atomically
+
+__all__ = ["SemanticEvaluator", "label_map", "semantic_metrics"]
+
+
+class SemanticEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has no types
+    """mIoU and its relatives of `sem_seg`, and the results as run lengths.
+
+    Each result is counted and encoded as it comes; no map is kept.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+        """
+        Args:
+            dataset_name: its metadata have `stuff_classes` and `ignore_label`; its records name label files of 8 or 16
+                bits. `stuff_dataset_id_to_contiguous_id`, if there is one, gives the class ids in the result file.
+            output_dir: gets `sem_seg_predictions.json`.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        self._name = dataset_name
+        self._output_dir = output_dir
+        self._label_files = {
+            record["file_name"]: record.get("sem_seg_file_name") for record in DatasetCatalog.get(dataset_name)
+        }
+        if None in self._label_files.values():
+            raise ValueError(
+                f"dataset {dataset_name!r} has pictures without a semantic label file (`sem_seg_file_name`): "
+                "switch off MODEL.MASK_FORMER.TEST.SEMANTIC_ON"
+            )
+        self._class_names: list[str] = metadata.stuff_classes
+        self._ignore_label: int | None = metadata.get("ignore_label")
+        id_map: Mapping[int, int] | None = metadata.get("stuff_dataset_id_to_contiguous_id")
+        self._dataset_id = None if id_map is None else {contiguous: original for original, contiguous in id_map.items()}
+        self.reset()
+
+    def reset(self) -> None:
+        size = len(self._class_names) + 1
+        self._confusion = torch.zeros(size, size, dtype=torch.int64)
+        self._predictions: list[dict[str, Any]] = []
+        self._num_images = 0
+
+    def process(self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]) -> None:
+        """Count the `sem_seg` of each output: (K, H, W) scores, or (H, W) labels."""
+        for sample, output in zip(inputs, outputs, strict=True):
+            file_name = sample["file_name"]
+            labels_HW = label_map(output["sem_seg"], len(self._class_names), file_name)
+            truth_HW = self._read_truth(file_name, tuple(labels_HW.shape))
+            # Counted where the prediction is; the true labels are mostly bytes on their way there.
+            size = len(self._class_names) + 1
+            pairs_HW = labels_HW.long() * size + torch.from_numpy(truth_HW).to(labels_HW.device).long()
+            counts = torch.bincount(pairs_HW.flatten(), minlength=size * size).view(size, size)
+            self._confusion = self._confusion.to(counts.device) + counts
+            self._num_images += 1
+            if self._output_dir is not None:
+                self._predictions += self._encode(labels_HW, file_name)
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """
+        Returns:
+            "sem_seg" -> see `semantic_metrics`. None on other ranks than 0.
+        """
+        gathered = gather_to_main([(self._confusion.cpu().numpy(), self._num_images, self._predictions)])
+        if gathered is None:
+            return None
+        num_images = sum(part[1] for part in gathered)
+        if not num_images:
+            logging.getLogger(__name__).warning(f"No image of {self._name!r} was evaluated: there is no mIoU")
+            return {}
+        if self._output_dir is not None:
+            os.makedirs(self._output_dir, exist_ok=True)
+            content = json.dumps([entry for part in gathered for entry in part[2]]).encode()
+            path = os.path.join(self._output_dir, "sem_seg_predictions.json")
+            write_atomically(path, lambda file: file.write(content))
+        confusion: NDArray[np.int64] = np.sum([part[0] for part in gathered], axis=0)
+        return {"sem_seg": semantic_metrics(confusion, self._class_names)}
+
+    def _read_truth(self, file_name: str, size: tuple[int, ...]) -> NDArray[Any]:
+        """(H, W) labels, K where a pixel is to be ignored."""
+        path = self._label_files[file_name]
+        truth_HW = read_class_map(str(path))
+        check_size(str(path), truth_HW.shape, size, f"the prediction for {file_name}")
+        num_classes = len(self._class_names)
+        ignored_HW = truth_HW == self._ignore_label
+        unknown_HW = (truth_HW >= num_classes) & ~ignored_HW
+        if unknown_HW.any():
+            raise ValueError(
+                f"{path} has the labels {np.unique(truth_HW[unknown_HW]).tolist()}: dataset {self._name!r} has the "
+                f"classes 0..{num_classes - 1} and ignores {self._ignore_label}"
+            )
+        ignored = np.array(num_classes, dtype=np.result_type(truth_HW.dtype, np.min_scalar_type(num_classes)))
+        return np.where(ignored_HW, ignored, truth_HW)
+
+    def _encode(self, labels_HW: Tensor, file_name: str) -> list[dict[str, Any]]:
+        """The labels in COCO's stuff format, one entry for each class that occurs."""
+        entries = []
+        for label, rle in encode_label_map(labels_HW.cpu().numpy()).items():
+            if self._dataset_id is not None and label not in self._dataset_id:
+                raise ValueError(
+                    f"predicted class {label} of {file_name} has no id in dataset {self._name!r} "
+                    "(stuff_dataset_id_to_contiguous_id of its metadata)"
+                )
+            category = label if self._dataset_id is None else self._dataset_id[label]
+            entries.append({"file_name": file_name, "category_id": category, "segmentation": rle})
+        return entries
+
+
+def label_map(prediction: Tensor, num_classes: int, file_name: str) -> Tensor:
+    """Labels (H, W) in the smallest integers that hold them, where the prediction is.
+
+    Args:
+        prediction: (K, H, W) scores of any scale, or (H, W) labels.
+        num_classes: K of the dataset.
+        file_name: the picture, for messages.
+    """
+    dtype = torch.uint8 if num_classes <= 256 else torch.int16
+    if prediction.dim() == 2 and not prediction.is_floating_point():
+        low, high = (int(value) for value in prediction.aminmax())
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"{file_name}: predicted labels {low}..{high}, the dataset has {num_classes} classes")
+        return prediction.to(dtype)
+    if prediction.dim() != 3 or prediction.shape[0] != num_classes:
+        raise ValueError(
+            f"{file_name}: the semantic prediction must be ({num_classes}, H, W) scores or (H, W) integer labels, got "
+            f"{tuple(prediction.shape)} {prediction.dtype}; does MODEL.SEM_SEG_HEAD.NUM_CLASSES fit the dataset?"
+        )
+    return prediction.argmax(dim=0).to(dtype)
+
+
+def semantic_metrics(confusion: NDArray[np.int64], class_names: list[str]) -> dict[str, float]:
+    """Figures in percent from pixel counts.
+
+    Args:
+        confusion: (K + 1, K + 1), predicted class by true class, where the last true class is "ignored".
+        class_names: K names.
+
+    Returns:
+        mIoU, fwIoU (weighted by frequency), IoU-<class>, mACC, pACC, ACC-<class>; NaN for a class that does not occur.
+    """
+    counts = confusion[:-1, :-1].astype(np.float64)
+    hit, true, predicted = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
+    occurs = true > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        iou = np.where(occurs, hit / (true + predicted - hit), np.nan)
+        accuracy = np.where(occurs, hit / true, np.nan)
+        # As in Detectron2 0.5, from which published figures come: classes that occur only in predictions count in the
+        # denominator of mIoU, not in that of mACC. Later versions leave them out.
+        mean_iou = iou[occurs].sum() / np.count_nonzero(true + predicted)
+        weighted_iou = (iou * true)[occurs].sum() / true.sum()
+        mean_accuracy = accuracy[occurs].sum() / np.count_nonzero(occurs)
+        pixel_accuracy = hit.sum() / true.sum()
+    figures = {
+        "mIoU": mean_iou,
+        "fwIoU": weighted_iou,
+        **{f"IoU-{name}": value for name, value in zip(class_names, iou, strict=True)},
+        "mACC": mean_accuracy,
+        "pACC": pixel_accuracy,
+        **{f"ACC-{name}": value for name, value in zip(class_names, accuracy, strict=True)},
+    }
+    return {name: float(100 * value) for name, value in figures.items()}
