@@ -1,126 +1,83 @@
-"""Weights of transformers' `Mask2FormerForUniversalSegmentation` (5.x) under the names of this project's models."""
+"""Tensors of transformers' `Mask2FormerForUniversalSegmentation` under the names of this project, both ways."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-__all__ = ["from_transformers"]
+from .transformers_names import BACKBONE, our_name, their_names
 
-_RESNET = r"model\.pixel_level_module\.encoder\.(?:embedder\.|encoder\.)"
-_SWIN = r"model\.pixel_level_module\.encoder\.swin\."
-_PIXEL_DECODER = r"model\.pixel_level_module\.decoder\."
-_DECODER = r"model\.transformer_module\.decoder\."
-_HEAD = "sem_seg_head."
+__all__ = ["from_transformers", "to_transformers"]
 
-#: Tensors without a counterpart: counters that frozen norms do not keep, and a norm that no output passes through.
-_IGNORED = re.compile(rf".*\.num_batches_tracked|{_SWIN}layernorm\..*|.*relative_position_index")
-
-#: Applied in order, each to whole names; a name matches at most one pattern of each block.
-_RENAMES: tuple[tuple[str, str], ...] = (
-    # ResNet. Stages and convolutions count from 0 there, from 2 and 1 here: `_shift_number`.
-    (rf"{_RESNET}embedder\.(.*)", r"backbone.stem.conv1.\1"),
-    (rf"{_RESNET}stages\.(\d+)\.layers\.(\d+)\.shortcut\.(.*)", r"backbone.res{\1+2}.\2.shortcut.\3"),
-    (rf"{_RESNET}stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.(.*)", r"backbone.res{\1+2}.\2.conv{\3+1}.\4"),
-    (r"backbone\.(.*)\.convolution\.weight", r"backbone.\1.weight"),
-    (r"backbone\.(.*)\.normalization\.(.*)", r"backbone.\1.norm.\2"),
-    # Swin
-    (rf"{_SWIN}embeddings\.position_embeddings", r"backbone.absolute_pos_embed"),
-    (rf"{_SWIN}embeddings\.patch_embeddings\.projection\.(.*)", r"backbone.patch_embed.proj.\1"),
-    (rf"{_SWIN}embeddings\.norm\.(.*)", r"backbone.patch_embed.norm.\1"),
-    (rf"{_SWIN}encoder\.(layers\..*)", r"backbone.\1"),
-    (r"model\.pixel_level_module\.encoder\.hidden_states_norms\.stage(\d)\.(.*)", r"backbone.norm{\1-1}.\2"),
-    (r"(backbone\..*)\.attention\.relative_position_bias\.(.*)", r"\1.attn.\2"),
-    (r"(backbone\..*)\.attention\.o_proj\.(.*)", r"\1.attn.proj.\2"),
-    (r"(backbone\..*)\.attention\.([qkv])_proj\.(weight|bias)", r"\1.attn.qkv.\3 \2"),
-    (r"(backbone\..*)\.layernorm_before\.(.*)", r"\1.norm1.\2"),
-    (r"(backbone\..*)\.layernorm_after\.(.*)", r"\1.norm2.\2"),
-    # Pixel decoder
-    (rf"{_PIXEL_DECODER}level_embed", rf"{_HEAD}pixel_decoder.transformer.level_embed"),
-    (rf"{_PIXEL_DECODER}input_projections\.(.*)", rf"{_HEAD}pixel_decoder.input_proj.\1"),
-    (rf"{_PIXEL_DECODER}mask_projection\.(.*)", rf"{_HEAD}pixel_decoder.mask_features.\1"),
-    (rf"{_PIXEL_DECODER}((?:adapter|layer)_\d+)\.0\.(.*)", rf"{_HEAD}pixel_decoder.\1.\2"),
-    (rf"{_PIXEL_DECODER}((?:adapter|layer)_\d+)\.1\.(.*)", rf"{_HEAD}pixel_decoder.\1.norm.\2"),
-    (rf"{_PIXEL_DECODER}encoder\.(.*)", rf"{_HEAD}pixel_decoder.transformer.encoder.\1"),
-    (rf"({_HEAD}pixel_decoder\..*)\.self_attn_layer_norm\.(.*)", r"\1.norm1.\2"),
-    (rf"({_HEAD}pixel_decoder\..*)\.final_layer_norm\.(.*)", r"\1.norm2.\2"),
-    (rf"({_HEAD}pixel_decoder\..*)\.fc(\d)\.(.*)", r"\1.linear\2.\3"),
-    # Transformer decoder
-    (rf"{_DECODER}layernorm\.(.*)", rf"{_HEAD}predictor.decoder_norm.\1"),
-    (rf"{_DECODER}mask_predictor\.mask_embedder\.(\d)\.0\.(.*)", rf"{_HEAD}predictor.mask_embed.layers.\1.\2"),
-    (
-        rf"{_DECODER}layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)",
-        rf"{_HEAD}predictor.transformer_self_attention_layers.\1.self_attn.in_proj_\3 \2",
-    ),
-    (
-        rf"{_DECODER}layers\.(\d+)\.self_attn\.(.*)",
-        rf"{_HEAD}predictor.transformer_self_attention_layers.\1.self_attn.\2",
-    ),
-    (
-        rf"{_DECODER}layers\.(\d+)\.self_attn_layer_norm\.(.*)",
-        rf"{_HEAD}predictor.transformer_self_attention_layers.\1.norm.\2",
-    ),
-    (
-        rf"{_DECODER}layers\.(\d+)\.cross_attn\.(.*)",
-        rf"{_HEAD}predictor.transformer_cross_attention_layers.\1.multihead_attn.\2",
-    ),
-    (
-        rf"{_DECODER}layers\.(\d+)\.cross_attn_layer_norm\.(.*)",
-        rf"{_HEAD}predictor.transformer_cross_attention_layers.\1.norm.\2",
-    ),
-    (rf"{_DECODER}layers\.(\d+)\.fc(\d)\.(.*)", rf"{_HEAD}predictor.transformer_ffn_layers.\1.linear\2.\3"),
-    (rf"{_DECODER}layers\.(\d+)\.final_layer_norm\.(.*)", rf"{_HEAD}predictor.transformer_ffn_layers.\1.norm.\2"),
-    (r"model\.transformer_module\.queries_embedder\.(.*)", rf"{_HEAD}predictor.query_embed.\1"),
-    (r"model\.transformer_module\.queries_features\.(.*)", rf"{_HEAD}predictor.query_feat.\1"),
-    (r"model\.transformer_module\.level_embed\.(.*)", rf"{_HEAD}predictor.level_embed.\1"),
-    (r"model\.transformer_module\.input_projections\.(.*)", rf"{_HEAD}predictor.input_proj.\1"),
-    (r"class_predictor\.(.*)", rf"{_HEAD}predictor.class_embed.\1"),
-)
-_COMPILED = tuple((re.compile(pattern), replacement) for pattern, replacement in _RENAMES)
+#: A norm that transformers 5.x keeps and saves although no output passes through it.
+_UNUSED_NORM = f"{BACKBONE}swin.layernorm."
+#: What follows from the window size, and what counts the training steps of norms.
+_DERIVED_ENDINGS = (".relative_position_index", ".num_batches_tracked")
 
 
 def from_transformers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename, and join the query, key and value projections that transformers keeps apart.
 
     Args:
-        state_dict: of a `Mask2FormerForUniversalSegmentation` with a Swin or bottleneck ResNet backbone.
+        state_dict: of a `Mask2FormerForUniversalSegmentation` with a Swin or ResNet backbone: the content of a file of
+            transformers 4.x or 5.x, or of a model in memory.
 
     Returns:
-        The same tensors under our names. Missing from it are only `relative_position_index` buffers, which follow from
-        the window size.
+        The same tensors under our names, but no `relative_position_index`, which follows from the window size, and no
+        `num_batches_tracked`.
 
     Raises:
-        ValueError: a name belongs to none of the parts known here.
+        ValueError: a name belongs to none of the parts known here, or a third of a joined projection is missing.
     """
     converted: dict[str, Tensor] = {}
-    parts: dict[str, dict[str, Tensor]] = {}
+    parts: dict[str, dict[int, Tensor]] = {}
     for name, tensor in state_dict.items():
-        if _IGNORED.fullmatch(name):
+        if name.startswith(_UNUSED_NORM) or name.endswith(_DERIVED_ENDINGS):
             continue
-        new_name, _, part = _rename(name).partition(" ")
-        if part:
-            parts.setdefault(new_name, {})[part] = tensor
-        else:
+        if (translation := our_name(name)) is None:
+            raise ValueError(
+                f"{name!r} is no tensor of a Mask2FormerForUniversalSegmentation with a Swin or ResNet backbone"
+            )
+        new_name, part = translation
+        if part is None:
             converted[new_name] = tensor
-    converted.update({name: torch.cat([part["q"], part["k"], part["v"]]) for name, part in parts.items()})
+        else:
+            parts.setdefault(new_name, {})[part] = tensor
+    for name, thirds in parts.items():
+        missing = [third for part, (third, _) in enumerate(their_names(name)) if part not in thirds]
+        if missing:
+            raise ValueError(f"{missing[0]!r} is missing: it is a third of {name!r}")
+        converted[name] = torch.cat([thirds[part] for part in range(3)])
     return converted
 
 
-def _rename(name: str) -> str:
-    """Our name; a part of a joined projection is named "<joined name> q|k|v"."""
-    new_name = name
-    for pattern, replacement in _COMPILED:
-        if (match := pattern.fullmatch(new_name)) is not None:
-            new_name = re.sub(r"\{(\d)([+-]\d)\}", _shift_number, match.expand(replacement))
-    if not new_name.startswith(("backbone.", _HEAD, "criterion.")):
-        raise ValueError(
-            f"{name!r} is no tensor of a Mask2FormerForUniversalSegmentation with a Swin or ResNet backbone"
-        )
-    return new_name
+def to_transformers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inverse of `from_transformers`, under the names of transformers' files.
 
+    Args:
+        state_dict: of a `MaskFormer` with a Swin or ResNet backbone.
 
-def _shift_number(match: re.Match[str]) -> str:
-    return str(int(match[1]) + int(match[2]))
+    Returns:
+        The same tensors (thirds of a projection are views of it) without `relative_position_index`, and what
+        transformers alone keeps: `num_batches_tracked` of norms, here 0, and the unused norm of Swin.
+
+    Raises:
+        ValueError: transformers' Mask2Former has no such tensor.
+    """
+    converted: dict[str, Tensor] = {}
+    for name, tensor in state_dict.items():
+        if name.endswith(_DERIVED_ENDINGS):
+            continue
+        translations = their_names(name)
+        if not translations:
+            raise ValueError(f"{name!r} has no counterpart in transformers' Mask2Former with a Swin or ResNet backbone")
+        for new_name, part in translations:
+            converted[new_name] = tensor if part is None else tensor.chunk(3)[part]
+    for name in [name for name in converted if name.endswith(".running_var")]:
+        converted[name.replace(".running_var", ".num_batches_tracked")] = torch.zeros((), dtype=torch.int64)
+    if (last_norm := converted.get(f"{BACKBONE}hidden_states_norms.stage4.weight")) is not None:
+        converted[f"{_UNUSED_NORM}weight"] = torch.ones_like(last_norm)
+        converted[f"{_UNUSED_NORM}bias"] = torch.zeros_like(last_norm)
+    return converted
