@@ -10,13 +10,12 @@ from mask2former import add_maskformer2_config
 
 PACKAGE = Path(mask2former.__file__).parent
 
-#: Declared because published files name them; their readers (video clips, the MaskFormer decoder) are not here yet.
+#: Declared because published files name them; their reader (of video clips) is not here yet.
 WAITING = {
     "INPUT.SAMPLING_FRAME_NUM",
     "INPUT.SAMPLING_FRAME_RANGE",
     "INPUT.SAMPLING_FRAME_SHUFFLE",
     "INPUT.AUGMENTATIONS",
-    "MODEL.MASK_FORMER.ENC_LAYERS",
 }
 
 

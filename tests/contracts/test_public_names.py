@@ -38,10 +38,21 @@ def test_the_package_exports_the_published_names(name: str) -> None:
 @pytest.mark.parametrize(
     ("registry", "names"),
     [
-        (META_ARCH_REGISTRY, ["MaskFormer"]),
-        (BACKBONE_REGISTRY, ["D2SwinTransformer", "build_resnet_backbone"]),
-        (SEM_SEG_HEADS_REGISTRY, ["MaskFormerHead", "MSDeformAttnPixelDecoder"]),
-        (TRANSFORMER_DECODER_REGISTRY, ["MultiScaleMaskedTransformerDecoder"]),
+        (META_ARCH_REGISTRY, ["MaskFormer", "SemanticSegmentor"]),
+        (BACKBONE_REGISTRY, ["D2SwinTransformer", "build_resnet_backbone", "build_resnet_deeplab_backbone"]),
+        (SEM_SEG_HEADS_REGISTRY, ["MaskFormerHead", "PerPixelBaselineHead", "PerPixelBaselinePlusHead"]),
+        (
+            SEM_SEG_HEADS_REGISTRY,
+            ["BasePixelDecoder", "TransformerEncoderPixelDecoder", "MSDeformAttnPixelDecoder"],
+        ),
+        (
+            TRANSFORMER_DECODER_REGISTRY,
+            [
+                "StandardTransformerDecoder",
+                "MultiScaleMaskedTransformerDecoder",
+                "VideoMultiScaleMaskedTransformerDecoder",
+            ],
+        ),
         (
             DATASET_MAPPER_REGISTRY,
             [
