@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ from .modeling.postprocessing import (
 )
 from .modeling.targets import ground_truth, make_target
 
-__all__ = ["MaskFormer", "MaskSizes", "resized_mask_logits"]
+__all__ = ["ImagePrediction", "MaskFormer", "MaskSizes", "resized_mask_logits", "resized_to_output"]
 
 Sample = dict[str, Any]
 
@@ -39,6 +39,14 @@ class MaskSizes(NamedTuple):
     padded: tuple[int, int]  # as the network saw it, with the padding of its batch
     image: tuple[int, int]  # as it was given
     output: tuple[int, int]  # as the result is wanted
+
+
+class ImagePrediction(NamedTuple):
+    """What the network says about one image, before the rules of the tasks make results of it."""
+
+    class_logits: Tensor  # (Q, K + 1) float32, last class = "no object"
+    masks: MaskLogits  # float32; one clip of one frame, embeddings (1, Q, C)
+    sizes: MaskSizes
 
 
 @META_ARCH_REGISTRY.register()
@@ -164,21 +172,27 @@ class MaskFormer(nn.Module):
             `sem_seg` (K, height, width), `panoptic_seg` (map, segments_info) and `instances`; see
             `modeling.postprocessing`.
         """
-        images, num_frames = self._images(batched_inputs)
         if self.training:
+            images, num_frames = self._images(batched_inputs)
             return self._losses(batched_inputs, images, num_frames, normalizer)
+        predictions = self.predict(batched_inputs)
+        with torch.amp.autocast(device_type=self.device.type, enabled=False):
+            return [self.inference(*prediction) for prediction in predictions]
+
+    def predict(self, batched_inputs: Sequence[Sample]) -> list[ImagePrediction]:
+        """The last layer's predictions for each image; input as for `forward` in evaluation."""
+        images, num_frames = self._images(batched_inputs)
         if num_frames > 1:
             raise ValueError(f"inference takes single images, got clips of {num_frames} frames")
         class_logits_LBQK, masks = self.sem_seg_head.predict(self.backbone(images.tensor))
-        results = []
+        predictions = []
         for index, sample in enumerate(batched_inputs):
             image_size = _size(_frames(sample)[0])
             output_size = (int(sample.get("height", image_size[0])), int(sample.get("width", image_size[1])))
             sizes = MaskSizes(_size(images.tensor), image_size, output_size)
             masks_of_image = MaskLogits(masks.embeddings[-1:, index].float(), masks.features[index : index + 1].float())
-            with torch.amp.autocast(device_type=self.device.type, enabled=False):
-                results.append(self.inference(class_logits_LBQK[-1, index].float(), masks_of_image, sizes))
-        return results
+            predictions.append(ImagePrediction(class_logits_LBQK[-1, index].float(), masks_of_image, sizes))
+        return predictions
 
     def inference(self, class_logits: Tensor, masks: MaskLogits, sizes: MaskSizes) -> dict[str, Any]:
         """The configured results of one image.
@@ -200,7 +214,18 @@ class MaskFormer(nn.Module):
         def mask_logits_of(queries: Tensor) -> Tensor:
             return resized_mask_logits(masks, sizes, queries) if mask_logits_QHW is None else mask_logits_QHW[queries]
 
-        # Both rules look at few queries: pick them by class, and resize no other masks.
+        return {**results, **self.segments(class_logits, mask_logits_of)}
+
+    def segments(self, class_logits: Tensor, mask_logits_of: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The configured ones of the panoptic and instance results of one image.
+
+        Both rules look at few queries: they are picked by class, and no other masks are asked for.
+
+        Args:
+            class_logits: (Q, K + 1).
+            mask_logits_of: (R,) indices of queries -> their mask logits (R, height, width) at the output size.
+        """
+        results: dict[str, Any] = {}
         if self.panoptic_on:
             queries = panoptic_candidates(class_logits, object_mask_threshold=self.object_mask_threshold)
             results["panoptic_seg"] = panoptic_inference(
@@ -282,7 +307,11 @@ def resized_mask_logits(masks: MaskLogits, sizes: MaskSizes, queries: Tensor | N
         (R, height, width) logits.
     """
     embeddings = masks.embeddings if queries is None else masks.embeddings[:, queries]
-    logits_Rhw = MaskLogits(embeddings, masks.features).dense()[0, :, 0]
+    return resized_to_output(MaskLogits(embeddings, masks.features).dense()[0, :, 0], sizes)
+
+
+def resized_to_output(logits_Rhw: Tensor, sizes: MaskSizes) -> Tensor:
+    """Maps of the padded frame, (R, h, w) at any resolution, as (R, height, width) of the output; see above."""
     height, width = sizes.image
     return _resized(_resized(logits_Rhw, sizes.padded)[:, :height, :width], sizes.output)
 
