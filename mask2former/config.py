@@ -27,6 +27,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     _add_mask_former_config(cfg)
     _add_pixel_decoder_config(cfg)
     _add_swin_config(cfg)
+    _add_timm_config(cfg)
 
 
 def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -185,3 +186,16 @@ def _add_swin_config(cfg: CfgNode) -> None:
     node.PATCH_NORM = True  # layer norm after the patch embedding
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     node.USE_CHECKPOINT = False  # recompute blocks in the backward pass
+
+
+def _add_timm_config(cfg: CfgNode) -> None:
+    cfg.MODEL.TIMM = CfgNode()  # new, all of it; read by the backbone "TimmBackbone"
+    node = cfg.MODEL.TIMM
+    node.NAME = ""  # of a model of timm, e.g. "efficientnet_b0", or with the tag of its weights, "resnet50.a1_in1k"
+    node.PRETRAINED = False  # start from the weights that timm downloads; not when MODEL.WEIGHTS names a file
+    node.DROP_PATH_RATE = 0.0  # stochastic depth of the last block; earlier blocks have less
+    # Batch norm: "" learns from the batch of each process, "SyncBN" from all processes, "FrozenBN" keeps loaded values
+    node.NORM = ""
+    node.FREEZE = False  # nothing of the timm model learns (MODEL.BACKBONE.FREEZE_AT is not read)
+    node.USE_CHECKPOINT = False  # recompute blocks in the backward pass
+    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]

@@ -27,8 +27,10 @@ _NORM_TYPES = (
     nn.LayerNorm,
     nn.LocalResponseNorm,
 )
-#: Position tables of Swin: bare parameters, recognized by name.
-_UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
+#: Position tables of Swin and layer scales (ConvNeXt, ViT): bare parameters, recognized by name.
+_UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed", "gamma")
+#: Parts of a backbone that no file of pre-trained weights holds: they learn at the full rate.
+_NEW_IN_BACKBONE = "backbone.pyramid"
 
 
 def parameter_groups(
@@ -43,14 +45,17 @@ def parameter_groups(
     """The trainable parameters, one group per pair of learning rate and weight decay, in order of first use.
 
     The backbone learns `backbone_multiplier` times as fast. Normalizations, embeddings and position tables have their
-    own weight decay; biases have not. The pixel decoder's level embedding is a bare parameter and is decayed like a
+    own weight decay; biases have not. Bare parameters of timm's models are not decayed where these say so (position
+    embeddings, class tokens). The pixel decoder's level embedding is a bare parameter and is decayed like a
     weight, as in the published recipes.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    undecayed_by_declaration = _declared_undecayed(model)
     for module_name, module, name, parameter in _trainable_parameters(model):
-        lr = base_lr * backbone_multiplier if "backbone" in module_name else base_lr
+        is_pretrained = "backbone" in module_name and _NEW_IN_BACKBONE not in module_name
+        lr = base_lr * backbone_multiplier if is_pretrained else base_lr
         decay = weight_decay
-        if any(undecayed in name for undecayed in _UNDECAYED_NAMES):
+        if parameter in undecayed_by_declaration or any(undecayed in name for undecayed in _UNDECAYED_NAMES):
             decay = 0.0
         if isinstance(module, _NORM_TYPES):
             decay = weight_decay_norm
@@ -110,6 +115,17 @@ def build_gradient_clipper(cfg: CfgNode) -> GradientClipper:
         )
 
     return clip
+
+
+def _declared_undecayed(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters that modules name in `no_weight_decay()`, timm's convention."""
+    declared: set[nn.Parameter] = set()
+    for module in model.modules():
+        declaration = getattr(module, "no_weight_decay", None)
+        if callable(declaration):
+            names = declaration()
+            declared.update(parameter for name, parameter in module.named_parameters() if name in names)
+    return declared
 
 
 def _trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
