@@ -176,7 +176,8 @@ def _run_lengths(objects_HW: NDArray[np.int32], num_objects: int) -> list[dict[s
             continue
         gaps = starts[mine] - np.concatenate(([0], ends[mine][:-1]))
         counts = np.stack([gaps, ends[mine] - starts[mine]], axis=1).ravel().tolist()
-        counts.append(columns.size - int(ends[mine][-1]))
+        if (rest := columns.size - int(ends[mine][-1])) > 0:
+            counts.append(rest)
         rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
         runs.append({"size": [height, width], "counts": rle["counts"].decode("ascii")})
     return runs

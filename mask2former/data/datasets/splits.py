@@ -206,13 +206,14 @@ def _mapillary_vistas() -> Iterator[Split]:
         yield _semantic(f"mapillary_vistas_sem_seg_{part}", "mapillary_65", paths, **settings)
         yield _panoptic(f"mapillary_vistas_panoptic_{part}", "mapillary_65", kind, paths, lists=lists, **settings)
         # Release 2.0 has its own classes for the same pictures. Which ones says a file of the release.
-        paths |= {
+        paths = {
+            **paths,
             "panoptic_root": f"mapillary_vistas/{folder}/v2.0/panoptic",
             "panoptic_json": f"mapillary_vistas/{folder}/v2.0/panoptic/panoptic_2020.json",
             "sem_seg_root": f"mapillary_vistas/{folder}/v2.0/labels",
             "class_file": "mapillary_vistas/config_v2.0.json",
         }
-        settings["ignore_label"] = None  # read from the class file too
+        settings = {**settings, "ignore_label": None}  # read from that file too
         yield _semantic(f"mapillary_vistas_v2_sem_seg_{part}", None, paths, **settings)
         yield _panoptic(f"mapillary_vistas_v2_panoptic_{part}", None, kind, paths, lists=lists, **settings)
 
