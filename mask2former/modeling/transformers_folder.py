@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .transformers_config import config_overrides, preprocessor_config, to_transformers_config
-from .transformers_weights import from_transformers, to_transformers
+from .transformers_weights import DERIVED_ENDINGS, from_transformers, to_transformers
 from .weight_files import read_weight_file
 
 __all__ = ["TransformersCheckpoint", "read_transformers", "write_transformers"]
@@ -28,6 +28,8 @@ __all__ = ["TransformersCheckpoint", "read_transformers", "write_transformers"]
 _CONFIG, _PREPROCESSOR, _WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 #: Where transformers looks for weights, in its order.
 _WEIGHT_FILES = (_WEIGHTS, f"{_WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+_CLASS_WEIGHTS = "criterion.empty_weight"
 
 
 @dataclass
@@ -76,20 +78,20 @@ def write_transformers(folder: str | Path, cfg: CfgNode, state_dict: Mapping[str
         folder: is created with its parents. It may exist if it is empty, or holds nothing but such a checkpoint, which
             is replaced.
         cfg: of the model; see `to_transformers_config`.
-        state_dict: of the model; `criterion.empty_weight` is taken from the config instead.
+        state_dict: of the model. The class weights of the loss (`criterion.empty_weight`) follow from the config.
         metadata: of the data set that the model was trained on, for the names of classes; None invents some.
 
     Raises:
         ValueError: transformers has no such model, or the weights are not of the model of this config.
         FileExistsError: the folder holds other files.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     _refuse_foreign_files(folder)
     contents = {_CONFIG: to_transformers_config(cfg, metadata), _PREPROCESSOR: preprocessor_config(cfg)}
     _check_fit(cfg, state_dict)
     tensors = {
         name: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
-        for name, tensor in to_transformers({**state_dict, "criterion.empty_weight": _class_weights(cfg)}).items()
+        for name, tensor in to_transformers({**state_dict, _CLASS_WEIGHTS: _class_weights(cfg)}).items()
     }
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # left by a run that was killed
@@ -153,22 +155,19 @@ def _check_fit(cfg: CfgNode, state_dict: Mapping[str, Tensor]) -> None:
     with torch.device("meta"):
         backbone = build_backbone(cfg)
         model = nn.ModuleDict({"backbone": backbone, "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape())})
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    derived = (".relative_position_index", ".num_batches_tracked")
-    for name, shape in wanted.items():
-        if name.endswith(derived):
-            continue
-        if name not in state_dict:
-            raise ValueError(f"the weights lack {name!r} of the model of this config")
-        if tuple(state_dict[name].shape) != shape:
+    wanted, given = (
+        {
+            name: tuple(tensor.shape)
+            for name, tensor in tensors.items()
+            if name != _CLASS_WEIGHTS and not name.endswith(DERIVED_ENDINGS)
+        }
+        for tensors in (model.state_dict(), state_dict)
+    )
+    for name in (*wanted, *given):
+        if (ours := wanted.get(name, "no tensor")) != (theirs := given.get(name, "missing")):
             raise ValueError(
-                f"the weights are not of the model of this config: {name!r} is {tuple(state_dict[name].shape)} instead "
-                f"of {shape}"
+                f"the weights are not of the model of this config, which has {ours} under {name!r}: it is {theirs}"
             )
-    extra = [name for name in state_dict if name not in wanted and name != "criterion.empty_weight"]
-    extra = [name for name in extra if not name.endswith(derived)]
-    if extra:
-        raise ValueError(f"the model of this config has no {extra[0]!r}, which is among the weights")
 
 
 def _refuse_foreign_files(folder: Path) -> None:

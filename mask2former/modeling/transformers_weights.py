@@ -9,12 +9,12 @@ from torch import Tensor
 
 from .transformers_names import BACKBONE, our_name, their_names
 
-__all__ = ["from_transformers", "to_transformers"]
+__all__ = ["DERIVED_ENDINGS", "from_transformers", "to_transformers"]
 
 #: A norm that transformers 5.x keeps and saves although no output passes through it.
 _UNUSED_NORM = f"{BACKBONE}swin.layernorm."
 #: What follows from the window size, and what counts the training steps of norms.
-_DERIVED_ENDINGS = (".relative_position_index", ".num_batches_tracked")
+DERIVED_ENDINGS = (".relative_position_index", ".num_batches_tracked")
 
 
 def from_transformers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -34,7 +34,7 @@ def from_transformers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     converted: dict[str, Tensor] = {}
     parts: dict[str, dict[int, Tensor]] = {}
     for name, tensor in state_dict.items():
-        if name.startswith(_UNUSED_NORM) or name.endswith(_DERIVED_ENDINGS):
+        if name.startswith(_UNUSED_NORM) or name.endswith(DERIVED_ENDINGS):
             continue
         if (translation := our_name(name)) is None:
             raise ValueError(
@@ -68,7 +68,7 @@ def to_transformers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     converted: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
-        if name.endswith(_DERIVED_ENDINGS):
+        if name.endswith(DERIVED_ENDINGS):
             continue
         translations = their_names(name)
         if not translations:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from mask2former import MaskFormer
 from mask2former.config import load_config
 from mask2former.modeling.transformers_weights import from_transformers
 from tests.golden import CONFIGS, picture
 from tests.modeling.fixed_points import fixed_points
+from tests.modeling.transformers_cases import randomize
 
 transformers = pytest.importorskip("transformers", reason="extra 'hf' is not installed")
 modeling_mask2former = pytest.importorskip("transformers.models.mask2former.modeling_mask2former")
@@ -49,17 +50,6 @@ def make_backbone_config(name: str) -> Any:
         drop_path_rate=0.0,
         out_features=STAGES,
     )
-
-
-@torch.no_grad()
-def randomize(model: nn.Module) -> None:
-    """Leave no norm, bias or attention at a neutral start, so that each of them shows in the result."""
-    neutral_matrices = ("sampling_offsets.weight", "attention_weights.weight", "relative_position_bias_table")
-    for name, tensor in model.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 1.5)
-        elif name != "criterion.empty_weight" and (tensor.dim() == 1 or name.endswith(neutral_matrices)):
-            tensor.add_(0.1 * torch.randn_like(tensor))
 
 
 @pytest.fixture(scope="module", params=["R50", "Swin-T"])
@@ -157,8 +147,3 @@ def test_losses_of_all_layers_and_their_gradients_agree(pair: Pair, monkeypatch:
         # By norm, because the gradient of a sampling location jumps where it crosses the center of a cell.
         deviation = (parameter.grad - expected[name]).norm() / expected[name].norm()
         assert deviation < 10 * TOLERANCE, name
-
-
-def test_a_tensor_of_another_model_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'vit\.encoder\.weight'"):
-        from_transformers({"vit.encoder.weight": torch.zeros(1)})
