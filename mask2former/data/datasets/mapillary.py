@@ -1,4 +1,4 @@
-"""The classes of Mapillary Vistas as the release itself lists them: `config_v2.0.json`, for 2.0 the only list there is.
+"""The classes of Mapillary Vistas as a release itself lists them: `config_v2.0.json` is the only list of release 2.0.
 
 `labels` of that file is a list of {name, readable, color, instances, evaluate}; the place of an entry is its value in
 label pictures, and place + 1 its id in the panoptic JSON, as in release 1.2.
@@ -25,8 +25,8 @@ def read_class_file(path: str) -> tuple[list[Category], int]:
         content = read_json(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} does not exist. The classes of Mapillary Vistas 2.0 are read from this file of the release (the "
-            "root of all data sets is the environment variable DETECTRON2_DATASETS, default: ./datasets)"
+            f"{path} does not exist. The classes of Mapillary Vistas are read from this file of the release (the root "
+            "of all data sets is the environment variable DETECTRON2_DATASETS, default: ./datasets)"
         ) from error
     with complaints_name(path):
         categories = [

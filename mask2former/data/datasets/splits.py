@@ -213,7 +213,8 @@ def _mapillary_vistas() -> Iterator[Split]:
             "sem_seg_root": f"mapillary_vistas/{folder}/v2.0/labels",
             "class_file": "mapillary_vistas/config_v2.0.json",
         }
-        settings = {**settings, "ignore_label": None}  # read from that file too
+        # So is the ignored label.
+        settings = {"ignore_label": None, "preparation": f"{settings['preparation']} --version v2.0"}
         yield _semantic(f"mapillary_vistas_v2_sem_seg_{part}", None, paths, **settings)
         yield _panoptic(f"mapillary_vistas_v2_panoptic_{part}", None, kind, paths, lists=lists, **settings)
 
