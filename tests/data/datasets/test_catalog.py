@@ -1,6 +1,7 @@
 """Registered names and their metadata, compared with what the original registered (tests/data/datasets.json)."""
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -66,6 +67,13 @@ def test_every_published_name_that_a_config_can_mean_is_in_our_table() -> None:
     own = {name for name in names if name.startswith(("digits_", "mapillary_vistas_v2_"))}
     assert set(names) - own == set(PUBLISHED["datasets"])
     assert all(isinstance(DatasetCatalog.data[name], partial) for name in names)
+
+
+def test_the_scripts_that_messages_name_exist() -> None:
+    root = Path(__file__).parents[3]
+    scripts = {script for split in all_splits() for script in re.findall(r"python (\S+)", split.preparation)}
+    assert len(scripts) == 9
+    assert all((root / script).is_file() for script in scripts)
 
 
 def test_the_last_label_of_mapillary_vistas_is_ignored_and_no_class() -> None:
