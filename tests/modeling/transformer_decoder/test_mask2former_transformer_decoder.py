@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mask2former.config import load_config
 from mask2former.modeling.masks import MaskLogits
 from mask2former.modeling.transformer_decoder.layers import MultiheadAttention
 from mask2former.modeling.transformer_decoder.mask2former_transformer_decoder import (
     MultiScaleMaskedTransformerDecoder,
     attended_positions,
 )
-from mask2former.modeling.transformer_decoder.position_encoding import SinePositionEncoding2D
+from mask2former.modeling.transformer_decoder.position_encoding import SinePositionEncoding2D, SinePositionEncoding3D
+from mask2former.registry import TRANSFORMER_DECODER_REGISTRY
+from tests.golden import CONFIGS
 
 HIDDEN, MASK_DIM, QUERIES, CLASSES = 16, 12, 6, 4
 
@@ -137,3 +140,49 @@ def test_a_wrong_number_of_maps_is_refused() -> None:
     features, mask_features = _inputs(1)
     with pytest.raises(ValueError, match="3 feature maps, got 2"):
         _decoder()(features[:2], mask_features)
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_dropout_of_the_config_is_not_for_this_decoder(pre_norm: bool) -> None:
+    decoder = _decoder(pre_norm=pre_norm).train()
+    assert torch.equal(decoder(*_inputs(1)).class_logits, decoder(*_inputs(1)).class_logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "position_encoding"),
+    [
+        ("MultiScaleMaskedTransformerDecoder", SinePositionEncoding2D),
+        ("VideoMultiScaleMaskedTransformerDecoder", SinePositionEncoding3D),
+    ],
+)
+def test_the_name_for_video_differs_in_the_position_encoding_alone(name: str, position_encoding: type) -> None:
+    cfg = load_config(CONFIGS / "coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml")
+    decoder = TRANSFORMER_DECODER_REGISTRY.get(name)(cfg, 256, True)
+    assert type(decoder) is MultiScaleMaskedTransformerDecoder
+    assert type(decoder.position_encoding) is position_encoding
+
+
+def test_the_order_of_frames_matters_to_the_3d_encoding_alone() -> None:
+    features, mask_features = _inputs(2)
+    reversed_features, reversed_masks = [f.flip(0) for f in features], mask_features.flip(0)
+    for encoding, order_matters in ((SinePositionEncoding2D, False), (SinePositionEncoding3D, True)):
+        decoder = _decoder(position_encoding=encoding(HIDDEN))
+        forward = decoder(features, mask_features, num_frames=2).class_logits
+        backward = decoder(reversed_features, reversed_masks, num_frames=2).class_logits
+        assert torch.allclose(forward, backward, atol=1e-5) != order_matters
+
+
+@pytest.mark.parametrize("name", ["MultiScaleMaskedTransformerDecoder", "VideoMultiScaleMaskedTransformerDecoder"])
+def test_a_single_map_is_refused_and_the_decoder_that_reads_it_is_named(name: str) -> None:
+    # MaskFormer's own files say "res5" and, older than the key, name no decoder.
+    overrides = ["MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res5", "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", name]
+    cfg = load_config(CONFIGS / "coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml", overrides)
+    message = f"TRANSFORMER_IN_FEATURE='res5' .*'{name}' .*DECODER_NAME StandardTransformerDecoder"
+    with pytest.raises(ValueError, match=message):
+        TRANSFORMER_DECODER_REGISTRY.get(name)(cfg, 2048, True)
+
+
+def test_a_head_without_mask_classification_is_refused() -> None:
+    cfg = load_config(CONFIGS / "coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml")
+    with pytest.raises(ValueError, match="always classifies"):
+        MultiScaleMaskedTransformerDecoder(cfg, 256, False)
