@@ -28,7 +28,8 @@ PIXEL_DECODER_REGISTRY = SEM_SEG_HEADS_REGISTRY
 
 #: `Class(cfg, in_channels: int, mask_classification: bool)` with
 #: `forward(features, mask_features, *, num_frames: int = 1, all_layers: bool = False) -> Predictions`,
-#: where `features` is what `MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE` names.
+#: where `features` is what `MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE` names: a list of three maps, or one map. Without
+#: mask classification (in per-pixel heads) query k stands for class k and class logits are empty, (L, B, Q, 0).
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_MODULE")
 
 #: `Class(cfg, is_train: bool)` with `__call__(record: dict) -> dict`: a Detectron2 dataset record in, the sample that

@@ -85,7 +85,7 @@ class Predictions(NamedTuple):
     """What a transformer decoder says after each of L prediction layers; the last layer is the final word.
 
     Attributes:
-        class_logits: (L, B, Q, K + 1), last class = "no object".
+        class_logits: (L, B, Q, K + 1), last class = "no object"; (L, B, Q, 0) without mask classification.
         masks: factors with embeddings (L, B, Q, C).
     """
 

@@ -57,6 +57,30 @@ def test_a_clip_gives_masks_per_frame_and_one_class_per_query() -> None:
     assert outputs["pred_masks"].shape == (2, 5, 2, 64, 96)
 
 
+@pytest.mark.parametrize("source", ["transformer_encoder", "pixel_embedding", "res4"])
+def test_a_decoder_of_one_map_reads_what_the_config_names(source: str) -> None:
+    changes = {"TRANSFORMER_DECODER_NAME": "StandardTransformerDecoder", "TRANSFORMER_IN_FEATURE": source}
+    head = MaskFormerHead(
+        _cfg(PIXEL_DECODER_NAME="TransformerEncoderPixelDecoder", MASK_DIM=24, **changes), INPUT_SHAPE
+    )
+    features = _features(2)
+    read: list[torch.Tensor] = []
+    head.predictor.register_forward_pre_hook(lambda module, arguments: read.append(arguments[0]))
+    outputs = head(features)
+    mask_features, encoder_map, _ = head.pixel_decoder.forward_features(features)
+    expected = {"transformer_encoder": encoder_map, "pixel_embedding": mask_features, "res4": features["res4"]}
+    torch.testing.assert_close(read[0], expected[source])
+    assert outputs["pred_masks"].shape == (2, 5, 64, 96)
+
+
+@pytest.mark.parametrize(("deep_supervision", "num_earlier"), [(True, 3), (False, 0)])
+def test_maskformers_decoder_predicts_once_per_layer_or_once(deep_supervision: bool, num_earlier: int) -> None:
+    changes = {"TRANSFORMER_DECODER_NAME": "StandardTransformerDecoder", "TRANSFORMER_IN_FEATURE": "res5"}
+    cfg = _cfg(PIXEL_DECODER_NAME="BasePixelDecoder", DEEP_SUPERVISION=deep_supervision, **changes)
+    outputs = MaskFormerHead(cfg, INPUT_SHAPE).train()(_features(1))
+    assert len(outputs["aux_outputs"]) == num_earlier
+
+
 @pytest.mark.parametrize(
     ("key", "config_key"),
     [
