@@ -54,7 +54,7 @@ class Predictor:
         """
         check_model_names(cfg)
         model = build_model(on_available_device(cfg))
-        checkpointer = MaskFormerCheckpointer(model, allow_head_mismatch=cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH)
+        checkpointer = MaskFormerCheckpointer.from_config(cfg, model)
         checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
         dataset_names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
         return cls(

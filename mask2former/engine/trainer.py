@@ -67,11 +67,8 @@ class Trainer(DefaultTrainer):
             accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = MaskFormerCheckpointer(
-            model,
-            cfg.OUTPUT_DIR,
-            allow_head_mismatch=cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH,
-            trainer=weakref.proxy(self),
+        self.checkpointer = MaskFormerCheckpointer.from_config(
+            cfg, model, starts_training=True, trainer=weakref.proxy(self)
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -256,9 +253,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
     model = Trainer.build_model(cfg)
     if not (cfg.MODEL.WEIGHTS or resume):
         logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: what is evaluated are random weights")
-    checkpointer = MaskFormerCheckpointer(
-        model, cfg.OUTPUT_DIR, allow_head_mismatch=cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH
-    )
+    checkpointer = MaskFormerCheckpointer.from_config(cfg, model)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:

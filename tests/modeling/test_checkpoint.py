@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections import OrderedDict
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mask2former.modeling.checkpoint import MaskFormerCheckpointer, current_names, export_weights, load_weights
-from mask2former.modeling.weight_files import read_weight_file
+from mask2former.modeling.checkpoint import MaskFormerCheckpointer, load_weights
+from mask2former.modeling.transformers_folder import write_transformers
+from mask2former.modeling.weight_files import WeightFile, read_weight_file
+from mask2former.modeling.weight_fitting import fit_weights
+from mask2former.modeling.weight_writing import write_weights
+from tests.tiny_model import tiny_config, tiny_model
 
 NUM_CLASSES = 5
 
@@ -66,71 +70,12 @@ def _save_pth(model, path):
     torch.save({"model": model.state_dict(), "iteration": 3}, path)
 
 
-def _save_plain_pth(model, path):
-    torch.save(model.state_dict(), path)
-
-
-def _save_pkl(model, path):
-    path.write_bytes(pickle.dumps({"model": _arrays(model), "__author__": "somebody"}))
-
-
-def _save_pkl_of_tensors(model, path):
-    path.write_bytes(pickle.dumps({"model": dict(model.state_dict()), "__author__": "third_party"}))
-
-
-def _save_half_safetensors(model, path):
-    export_weights(model.state_dict(), path)
-
-
-FORMATS = {
-    "a.pth": _save_pth,
-    "plain.pth": _save_plain_pth,
-    "a.pkl": _save_pkl,
-    "tensors.pkl": _save_pkl_of_tensors,
-    "half.safetensors": _save_half_safetensors,
-}
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_weights_of_every_format_arrive(tmp_path, name):
-    path = tmp_path / name
-    FORMATS[name](_filled(Model(), 7.0), path)
+def test_half_precision_weights_arrive_as_the_model_computes(tmp_path):
+    write_weights(_filled(Model(), 7.0).state_dict(), tmp_path / "half.safetensors", dtype=torch.float16)
     model = Model()
-    MaskFormerCheckpointer(model).load(str(path), checkpointables=[])
+    MaskFormerCheckpointer(model).load(str(tmp_path / "half.safetensors"), checkpointables=[])
     _assert_loaded(model)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
-
-
-def test_half_precision_export_is_half_as_large_and_keeps_integers(tmp_path):
-    tensors = {"weight": torch.randn(1000), "index": torch.arange(3)}
-    export_weights(tensors, tmp_path / "half.safetensors")
-    read = read_weight_file(tmp_path / "half.safetensors").tensors
-    assert read["weight"].dtype == torch.float16 and torch.equal(read["index"], tensors["index"])
-    assert (tmp_path / "half.safetensors").stat().st_size < 2400
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_file_that_is_cut_off_is_refused_by_name(tmp_path, name):
-    path = tmp_path / name
-    FORMATS[name](Model(), path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=rf"{name}' \(\d+ bytes\) cannot be read: it is cut off"):
-        MaskFormerCheckpointer(Model()).load(str(path))
-
-
-@pytest.mark.parametrize("name", ["a.pth", "a.pkl", "a.safetensors"])
-def test_an_empty_file_is_refused(tmp_path, name):
-    (tmp_path / name).touch()
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_weight_file(tmp_path / name)
-
-
-@pytest.mark.parametrize("name", ["a.pth", "a.pkl", "a.safetensors"])
-@pytest.mark.parametrize("content", [b"hello\nworld\n", b"<html>404</html>", b"0123456789" * 9, b"]q\x00(c"])
-def test_a_file_of_something_else_is_refused_by_name(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name}' \(\d+ bytes\) cannot be read"):
-        read_weight_file(tmp_path / name)
 
 
 def test_an_address_that_does_not_answer_is_named():
@@ -138,54 +83,8 @@ def test_an_address_that_does_not_answer_is_named():
         MaskFormerCheckpointer(Model()).load("http://127.0.0.1:9/a.pkl")
 
 
-def test_a_missing_file_is_refused_with_the_config_key():
-    with pytest.raises(FileNotFoundError, match=r"'nowhere.pth' does not exist \(MODEL.WEIGHTS"):
-        MaskFormerCheckpointer(Model()).load("nowhere.pth")
-
-
-class _Attack:
-    def __reduce__(self):
-        return print, ("code in a checkpoint was run",)
-
-
-@pytest.mark.parametrize("name", ["a.pkl", "a.pth"])
-def test_a_pickle_with_code_is_refused_and_the_code_not_run(tmp_path, name, capsys):
-    content = {"model": {"weight": np.zeros(3)}, "__author__": "x", "extra": _Attack()}
-    if name.endswith(".pkl"):
-        (tmp_path / name).write_bytes(pickle.dumps(content))
-    else:
-        torch.save(content, tmp_path / name)
-    with pytest.raises(ValueError, match="it asks for .*print, which is neither") as caught:
-        read_weight_file(tmp_path / name)
-    assert "weights_only" not in str(caught.value), "nobody is told to run the code nevertheless"
-    assert "was run" not in capsys.readouterr().out
-
-
-def test_a_file_without_tensors_is_refused(tmp_path):
-    torch.save({"model": {}, "epoch": 3}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"holds no tensors; its entries are \['epoch', 'model'\]"):
-        read_weight_file(tmp_path / "a.pth")
-
-
 def _old_name(name):
     return name.replace("query_feat", "static_query").replace("sem_seg_head.pixel_decoder.", "sem_seg_head.")
-
-
-def test_old_names_are_recognized_by_content():
-    names = dict.fromkeys(Model().state_dict(), torch.zeros(1))
-    renamed, num_changed = current_names({_old_name(name): tensor for name, tensor in names.items()})
-    assert list(renamed) == list(names) and num_changed == 5
-
-
-def test_current_names_without_version_metadata_stay(tmp_path):
-    # The original renamed these, because a plain dict carries no version: the pixel decoder stayed random.
-    names = dict.fromkeys(Model().state_dict(), torch.zeros(1))
-    assert current_names(names) == (names, 0)
-
-
-def test_names_may_carry_the_prefix_of_a_parallel_wrapper():
-    renamed, num_changed = current_names({"module.backbone.res2.weight": torch.zeros(1)})
-    assert list(renamed) == ["backbone.res2.weight"] and num_changed == 0
 
 
 def test_published_pickles_with_old_names_load_completely(tmp_path):
@@ -195,17 +94,29 @@ def test_published_pickles_with_old_names_load_completely(tmp_path):
     fresh = Model()
     report = load_weights(fresh, read_weight_file(tmp_path / "old.pkl"))
     _assert_loaded(fresh)
-    assert report.renamed == 5 and not report.fresh and not report.unused
+    assert len(report.renamed) == 5 and not report.fresh and not report.unused
 
 
-def test_the_summary_counts_what_is_new_and_what_is_unused(tmp_path, caplog):
+def test_loading_prints_one_table(tmp_path, caplog):
     tensors = {name: tensor for name, tensor in Model().state_dict().items() if "predictor" not in name}
+    tensors["sem_seg_head.mask_features.bias"] = tensors.pop("sem_seg_head.pixel_decoder.mask_features.bias")
     save_file({**tensors, "roi_heads.fc.weight": torch.zeros(2)}, tmp_path / "a.safetensors")
     with caplog.at_level("INFO"):
         MaskFormerCheckpointer(Model()).load(str(tmp_path / "a.safetensors"))
-    assert "10 tensors loaded" in caplog.text
-    assert "3 not in the file, start as initialized: sem_seg_head.predictor (3)" in caplog.text
-    assert "1 in the file, not used: roi_heads (1)" in caplog.text
+    (message,) = caplog.messages
+    lines = [re.split(r"  +", line.strip()) for line in message.splitlines()]
+    assert lines[0] == [f"Weights from {tmp_path / 'a.safetensors'}:"]
+    assert lines[1] == ["part", "loaded", "renamed", "fresh", "unused"]
+    assert lines[3:7] == [
+        ["backbone", "6"],
+        ["sem_seg_head.pixel_decoder", "4", "1"],
+        ["sem_seg_head.predictor", "3"],
+        ["roi_heads", "1"],
+    ]
+    head = "sem_seg_head.predictor"
+    names = f"{head}.query_feat.weight, {head}.class_embed.weight, {head}.class_embed.bias"
+    assert lines[7] == [f"fresh (not in the file, start as initialized): {names}"]
+    assert lines[8] == ["unused (in the file, not used): roi_heads.fc.weight"]
 
 
 def _changed(model, **changes):
@@ -267,26 +178,99 @@ def test_the_weight_of_no_object_is_that_of_the_config(tmp_path):
     assert model.criterion.empty_weight[-1] == pytest.approx(0.4)
 
 
-def _save_backbone(path, **changes):
-    tensors = {"res2.weight": np.full((2, 3, 1, 1), 7.0), "res3.weight": np.full((4, 2, 3, 3), 7.0), **changes}
-    path.write_bytes(pickle.dumps({"model": tensors, "__author__": "torchvision", "matching_heuristics": True}))
-    return str(path)
-
-
-def test_a_backbone_file_matches_by_suffix_and_skips_what_does_not_fit(tmp_path):
-    model = _filled(Model(), 1.0)
-    # As in ImageNet Swin files: a last `weight` of a norm that ends many names, with another shape.
-    path = _save_backbone(tmp_path / "a.pkl", **{"norm0.weight": np.zeros(9), "fc.weight": np.zeros(3)})
-    MaskFormerCheckpointer(model).load(path)
-    assert (model.backbone["res2"].weight == 7).all() and (model.backbone["res3"].weight == 7).all()
-    assert (model.backbone["norm0"].weight == 1).all() and (model.backbone["res2"].bias == 1).all()
-
-
-def test_a_name_that_fits_two_places_is_refused(tmp_path):
+@pytest.mark.parametrize("num_queries", [2, 7])
+def test_another_number_of_queries_keeps_the_rest(num_queries):
+    source = _filled(Model(), 7.0)
     model = Model()
-    model.backbone["stem"] = nn.ModuleDict({"res2": nn.Conv2d(3, 2, 1)})
-    with pytest.raises(ValueError, match=r"'res2.weight' .* fits both 'backbone.res2.weight' and 'backbone.stem.res2"):
-        MaskFormerCheckpointer(model).load(_save_backbone(tmp_path / "a.pkl"))
+    model.sem_seg_head.predictor.query_feat = nn.Embedding(num_queries, 4)
+    report = load_weights(model, WeightFile(dict(source.state_dict())))
+    _assert_loaded(model, except_in=["sem_seg_head.predictor.query_feat"])
+    assert report.resized == ["sem_seg_head.predictor.query_feat.weight"]
+    assert (model.sem_seg_head.predictor.query_feat.weight[:3] == 7).all()
+
+
+def test_windows_of_another_size_are_resized_and_reported():
+    torch.manual_seed(0)
+    source, model = tiny_model(), tiny_model("MODEL.SWIN.WINDOW_SIZE", 3)
+    report = load_weights(model, WeightFile(dict(source.state_dict())))
+    assert len(report.resized) == 4 and all(name.endswith("relative_position_bias_table") for name in report.resized)
+    assert "fitted to another window" in str(report) and "and 1 more" in str(report)
+
+
+def test_queries_that_are_classes_are_a_class_head_and_not_resized():
+    names = {"sem_seg_head.predictor.query_embed.weight": (5, 4), "sem_seg_head.predictor.mask_embed.weight": (4,)}
+    given = {
+        "sem_seg_head.predictor.query_embed.weight": torch.ones(7, 4),
+        "sem_seg_head.predictor.mask_embed.weight": torch.ones(4),
+    }
+    with pytest.raises(ValueError, match="a class head for 7 classes, the model one for 5"):
+        fit_weights(names, given)
+    _, report = fit_weights(names, given, allow_head_mismatch=True)
+    assert report.reset == ["sem_seg_head.predictor.query_embed.weight"]
+
+
+def test_a_per_pixel_head_of_another_size_is_refused():
+    names = {"sem_seg_head.predictor.weight": (5, 4, 1, 1), "sem_seg_head.predictor.bias": (5,)}
+    given = {"sem_seg_head.predictor.weight": torch.ones(7, 4, 1, 1), "sem_seg_head.predictor.bias": torch.ones(7)}
+    with pytest.raises(ValueError, match="a class head for 7 classes, the model one for 5"):
+        fit_weights(names, given)
+
+
+def _checkpointer(meta_architecture, **options):
+    return MaskFormerCheckpointer.from_config(
+        tiny_config("MODEL.META_ARCHITECTURE", meta_architecture), Model(), **options
+    )
+
+
+def test_video_recipes_start_from_models_of_other_classes(tmp_path):
+    _save_pth(Model(num_classes=8), tmp_path / "a.pth")
+    _checkpointer("VideoMaskFormer", starts_training=True).load(str(tmp_path / "a.pth"))
+    for checkpointer in (_checkpointer("VideoMaskFormer"), _checkpointer("MaskFormer", starts_training=True)):
+        with pytest.raises(ValueError, match="for 8 classes, the model one for 5"):
+            checkpointer.load(str(tmp_path / "a.pth"))
+
+
+@pytest.fixture
+def transformers_folder(tmp_path):
+    model = tiny_model()
+    write_transformers(tmp_path / "folder", tiny_config("INPUT.FORMAT", "RGB"), model.state_dict(), None)
+    return tmp_path / "folder", model
+
+
+@pytest.mark.parametrize("form", ["hf:{}", "{}", "hf:{}/model.safetensors", "{}/model.safetensors"])
+def test_weights_of_transformers_are_loaded_from_a_folder_or_file(transformers_folder, form):
+    folder, source = transformers_folder
+    model = _filled(tiny_model(), 7.0)
+    MaskFormerCheckpointer.from_config(tiny_config(), model).load(form.format(folder))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("MODEL.MASK_FORMER.NHEADS", 4), "MODEL.MASK_FORMER.NHEADS is 4 here, the checkpoint was made with 2"),
+        (("MODEL.SWIN.EMBED_DIM", 16), "MODEL.SWIN.EMBED_DIM is 16 here, the checkpoint was made with 8"),
+        (("MODEL.SWIN.DEPTHS", [1, 1, 2, 1]), r"MODEL.SWIN.DEPTHS is \[1, 1, 2, 1\] here, .* with \[1, 1, 1, 1\]"),
+    ],
+)
+def test_a_folder_of_another_model_is_refused_with_the_keys_that_differ(transformers_folder, override, message):
+    folder, _ = transformers_folder
+    with pytest.raises(ValueError, match=rf"folder' is of another model: {message}"):
+        MaskFormerCheckpointer.from_config(tiny_config(*override), Model()).load(f"hf:{folder}")
+
+
+def test_a_folder_may_have_other_queries(transformers_folder):
+    folder, _ = transformers_folder
+    changes = ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 9)
+    model = tiny_model(*changes)
+    MaskFormerCheckpointer.from_config(tiny_config(*changes), model).load(f"hf:{folder}")
+    assert len(model.sem_seg_head.predictor.query_feat.weight) == 9
+
+
+def test_a_missing_folder_of_transformers_is_refused():
+    with pytest.raises(FileNotFoundError, match="'nowhere' does not exist"):
+        MaskFormerCheckpointer(Model()).load("hf:nowhere")
 
 
 def test_no_weights_mean_a_start_from_scratch(caplog):

@@ -12,7 +12,7 @@ import torch
 from detectron2.modeling import build_model
 
 from mask2former.config import load_config
-from mask2former.modeling.checkpoint import export_weights
+from mask2former.modeling.weight_writing import write_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/digits/panoptic.yaml"
@@ -45,7 +45,7 @@ def run(script, monkeypatch, tmp_path):
 def weights(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    export_weights(build_model(load_config(CONFIG, ["MODEL.DEVICE", "cpu"])).state_dict(), path)
+    write_weights(build_model(load_config(CONFIG, ["MODEL.DEVICE", "cpu"])).state_dict(), path)
     return path
 
 
