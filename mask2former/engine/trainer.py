@@ -33,7 +33,7 @@ from mask2former.engine.writers import ProgressWriter
 from mask2former.evaluation import build_evaluator, report_results
 from mask2former.modeling.checkpoint import MaskFormerCheckpointer
 from mask2former.registry import DATASET_MAPPER_REGISTRY, lookup
-from mask2former.test_time_augmentation import SemanticSegmentorWithTTA
+from mask2former.test_time_augmentation import with_test_time_augmentation
 
 __all__ = ["Trainer", "evaluate"]
 
@@ -135,19 +135,16 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:
-        """Evaluate semantic segmentation with the copies that TEST.AUG describes; files go to OUTPUT_DIR/inference_TTA.
+        """Evaluate the enabled tasks with the copies that TEST.AUG describes; files go to OUTPUT_DIR/inference_TTA.
 
         Returns:
             As `test`, with "_TTA" after the names of tasks.
         """
-        semantic_cfg = cfg.clone()
-        semantic_cfg.defrost()
-        semantic_cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = semantic_cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
         names = cfg.DATASETS.TEST
         folders = [os.path.join(folder, name if len(names) > 1 else "") for name in names]
-        evaluators = [cls.build_evaluator(semantic_cfg, *place) for place in zip(names, folders, strict=True)]
-        results = super().test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
+        evaluators = [cls.build_evaluator(cfg, *place) for place in zip(names, folders, strict=True)]
+        results = super().test(cfg, with_test_time_augmentation(cfg, model), evaluators)
         if len(cfg.DATASETS.TEST) == 1:
             results = {cfg.DATASETS.TEST[0]: results}
         renamed = OrderedDict(

@@ -13,17 +13,31 @@ pytestmark = pytest.mark.usefixtures("digits_root")
 AUGMENTED = {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": (64, 80), "TEST__AUG__FLIP": False}
 
 
-def test_test_time_augmentation_adds_its_own_figures(tmp_path):
-    results = evaluate(tiny_config(tmp_path, "semantic", **AUGMENTED))
-    assert list(results) == ["sem_seg", "sem_seg_TTA"]
-    written = json.loads((tmp_path / "inference_TTA" / "metrics.json").read_text())
-    assert written["digits_semantic_val"]["sem_seg_TTA"]["mIoU"] == pytest.approx(results["sem_seg_TTA"]["mIoU"])
+@pytest.mark.parametrize(
+    ("task", "figures"),
+    [
+        ("semantic", {"sem_seg": "mIoU"}),
+        ("instance", {"segm": "AP"}),
+        ("panoptic", {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU"}),
+    ],
+)
+def test_test_time_augmentation_adds_its_own_figures_of_every_task(tmp_path, task, figures):
+    results = evaluate(tiny_config(tmp_path, task, **AUGMENTED))
+    written = json.loads((tmp_path / "inference_TTA" / "metrics.json").read_text())[f"digits_{task}_val"]
+    assert set(written) == {name for name in results if name.endswith("_TTA")}
+    for name, metric in figures.items():
+        assert name in results
+        assert written[f"{name}_TTA"][metric] == pytest.approx(results[f"{name}_TTA"][metric])
 
 
-def test_augmentation_of_one_copy_at_the_test_size_changes_nothing(tmp_path):
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+def test_augmentation_of_one_copy_at_the_test_size_changes_nothing(tmp_path, task):
     one_copy = {**AUGMENTED, "TEST__AUG__MIN_SIZES": (64,)}
-    results = evaluate(tiny_config(tmp_path, "semantic", **one_copy))
-    assert results["sem_seg_TTA"] == pytest.approx(results["sem_seg"], nan_ok=True)
+    results = evaluate(tiny_config(tmp_path, task, **one_copy))
+    plain = [name for name in results if not name.endswith("_TTA")]
+    assert len(results) == 2 * len(plain)
+    for name in plain:
+        assert results[f"{name}_TTA"] == pytest.approx(results[name], nan_ok=True)
 
 
 def test_results_of_several_datasets_are_kept_apart(tmp_path):
@@ -45,7 +59,7 @@ def test_resume_evaluates_the_last_checkpoint_and_else_the_named_weights(tmp_pat
         with caplog.at_level("INFO"):
             named = "" if resume else weights
             results = evaluate(tiny_config(folder, "semantic", MODEL__WEIGHTS=named), resume=resume)
-        assert f"Weights from {weights}: " in caplog.text
+        assert f"Weights from {weights}:" in caplog.text
         assert results["sem_seg"] == pytest.approx(trained, nan_ok=True)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.modeling import Backbone, SemanticSegmentor
 from torch import Tensor, nn
 
 from mask2former.test_time_augmentation import SemanticSegmentorWithTTA
@@ -55,3 +56,37 @@ def test_without_an_output_size_the_pictures_own_is_meant(gradient: Tensor) -> N
 def test_no_sizes_is_an_error(gradient: Tensor) -> None:
     with pytest.raises(ValueError, match=r"TEST\.AUG\.MIN_SIZES"):
         _tta(_Brightness(), [], flip=True)([{"image": gradient}])
+
+
+class _SlopeHead(nn.Module):
+    """Two classes: dark and bright."""
+
+    def forward(self, features: dict[str, Tensor], targets: None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        brightness_N1HW = features["res1"].mean(dim=1, keepdim=True)
+        return torch.cat([-brightness_N1HW, brightness_N1HW], dim=1), {}
+
+
+class _Pixels(Backbone):
+    """The picture itself as the only map."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"res1": images}
+
+
+def test_detectron2s_own_semantic_segmentor_is_augmented_too(gradient: Tensor) -> None:
+    """The meta-architecture of both per-pixel baselines."""
+    segmentor = SemanticSegmentor(
+        backbone=_Pixels(), sem_seg_head=_SlopeHead(), pixel_mean=[128.0] * 3, pixel_std=[1.0] * 3
+    ).eval()
+    (result,) = _tta(segmentor, [32, 64], flip=True)([{"image": gradient}])
+    assert result["sem_seg"].shape == (2, 32, 48)
+    assert torch.equal(result["sem_seg"].argmax(0), (gradient[0] >= 128).long())
+
+
+def test_models_without_semantic_results_are_refused(gradient: Tensor) -> None:
+    class Boxes(nn.Module):
+        def forward(self, batched_inputs: list[dict]) -> list[dict[str, str]]:
+            return [{"instances": "boxes"}]
+
+    with pytest.raises(ValueError, match=r"Boxes gives no sem_seg but \['instances'\]"):
+        _tta(Boxes(), [32], flip=False)([{"image": gradient}])
