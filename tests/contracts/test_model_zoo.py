@@ -38,3 +38,11 @@ def test_every_row_has_a_command_that_the_script_understands() -> None:
     assert evaluated == {
         config: ["MODEL.WEIGHTS", f"model_final_{checkpoint}.pkl"] for config, (_, checkpoint) in ROWS.items()
     }
+
+
+def test_the_table_of_sizes_has_every_published_configuration_with_its_parameters() -> None:
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\S+\.yaml)` \| \d+x\d+ \| ([\d.]+) \|", page, re.M))
+    assert set(rows) >= PUBLISHED
+    for config in PUBLISHED:
+        assert rows[config] == f"{published_state_dicts()['configs'][config]['num_parameters'] / 1e6:.2f}", config
