@@ -191,7 +191,7 @@ class TimmBackbone(Backbone):
         if checkpoint_blocks:
             try:
                 self.model.set_grad_checkpointing(True)
-            except (AttributeError, AssertionError) as error:
+            except AssertionError as error:
                 raise ValueError(
                     f"MODEL.TIMM.USE_CHECKPOINT is True, but {name} cannot recompute its blocks; set it to False"
                 ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from torch import nn
 
 __all__ = ["ModelOutline", "check_colors", "create_model", "describe_model", "import_timm"]
 
+#: Earlier versions leave parameters without gradients in ConvNeXt and do not recompute the blocks of ResNets.
+_OLDEST = (1, 0, 31)
 #: Constructor arguments that make a model of timm read other sizes than the one it was trained on.
 _ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
 
@@ -26,11 +29,21 @@ class ModelOutline(NamedTuple):
 
 
 def import_timm() -> ModuleType:
-    """timm, which is needed by this backbone alone and therefore optional."""
+    """timm, which is needed by this backbone alone and therefore optional.
+
+    Raises:
+        ImportError: it is not installed, or too old.
+    """
     try:
         import timm
     except ImportError as error:
         raise ImportError("MODEL.BACKBONE.NAME='TimmBackbone' needs timm: pip install 'mask2former[timm]'") from error
+    version = tuple(int(number) for number in re.findall(r"\d+", timm.__version__)[:3])
+    if version < _OLDEST:
+        raise ImportError(
+            f"MODEL.BACKBONE.NAME='TimmBackbone' needs timm {'.'.join(map(str, _OLDEST))} or later, this is "
+            f"{timm.__version__}: pip install --upgrade timm"
+        )
     return timm
 
 

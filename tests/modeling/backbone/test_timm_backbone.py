@@ -241,6 +241,12 @@ def test_a_missing_timm_is_named_when_it_is_needed(monkeypatch: pytest.MonkeyPat
         build_backbone(timm_config())
 
 
+def test_an_old_timm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "__version__", "1.0.9")
+    with pytest.raises(ImportError, match=r"needs timm 1\.0\.31 or later, this is 1\.0\.9"):
+        build_backbone(timm_config())
+
+
 def test_a_failed_download_is_said_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
 
