@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -239,6 +240,14 @@ def test_a_missing_timm_is_named_when_it_is_needed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match=r"pip install 'mask2former\[timm\]'"):
         build_backbone(timm_config())
+
+
+def test_the_package_is_imported_without_timm() -> None:
+    program = "import sys; sys.modules['timm'] = None; import mask2former"
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_an_old_timm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
