@@ -228,3 +228,25 @@ def test_checkpoints_of_the_first_maskformer_load_into_its_recipes(file):
     chosen, report = fit_weights(wanted, old)
     assert set(report.renamed) == {name for name in wanted if name.startswith("sem_seg_head.pixel_decoder.")}
     assert not (report.fresh or report.unused or report.resized or report.reset) and len(chosen) == len(report.loaded)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("convnext_tiny", "convnext_tiny"),
+        ("efficientnet_b0", "efficientnet_b0"),
+        ("vit_small", "vit_small_patch16_224"),
+    ],
+)
+def test_plain_weights_of_timm_fill_the_backbone_of_timm(file, name):
+    config = CONFIGS / f"coco/panoptic-segmentation/timm/mask2former_{file}_bs16_50ep.yaml"
+    cfg = load_config(config, ["MODEL.DEVICE", "meta", "MODEL.TIMM.PRETRAINED", False])
+    with torch.device("meta"):
+        model = build_model(cfg)
+    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    tensors = _state_without_memory(lambda: timm.create_model(name))
+    chosen, report = fit_weights(wanted, tensors)
+    fresh = {key.split(".")[1] for key in report.fresh if key.startswith("backbone.")}
+    assert fresh <= {"pyramid"} and not report.renamed
+    assert all(key.startswith("backbone.model.") for key in chosen)
+    assert {key.split(".")[2] for key in report.unused} <= {"classifier", "conv_head", "bn2", "head", "norm", "fc_norm"}
