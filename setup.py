@@ -46,7 +46,7 @@ EXTRAS_REQUIRE = {
     # Cityscapes' official metrics and label pictures; the HDF5 label files of COCO-Stuff-10k.
     "data": ["cityscapesscripts>=2.2", "h5py>=3.8"],
     # Any feature extractor of timm as a backbone.
-    "timm": ["timm>=1.0"],
+    "timm": ["timm>=1.0.31"],
     # An independent Mask2Former: second opinion in the tests, opponent in the benchmark.
     "hf": ["transformers>=5.0"],
     "dev": [
@@ -59,7 +59,7 @@ EXTRAS_REQUIRE = {
         "av>=15",
         "cityscapesscripts>=2.2",
         "h5py>=3.8",
-        "timm>=1.0",
+        "timm>=1.0.31",
     ],
 }
 
