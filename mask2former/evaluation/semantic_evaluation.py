@@ -22,7 +22,7 @@ from mask2former.evaluation.run_lengths import encode_label_map
 from mask2former.evaluation.workers import gather_to_main
 from mask2former.files import write_atomically
 
-__all__ = ["SemanticEvaluator", "label_map", "semantic_metrics"]
+__all__ = ["SemanticEvaluator", "label_map", "read_truth", "semantic_metrics"]
 
 
 class SemanticEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has no types
@@ -98,19 +98,14 @@ class SemanticEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 h
 
     def _read_truth(self, file_name: str, size: tuple[int, ...]) -> NDArray[Any]:
         """(H, W) labels, K where a pixel is to be ignored."""
-        path = self._label_files[file_name]
-        truth_HW = read_class_map(str(path))
-        check_size(str(path), truth_HW.shape, size, f"the prediction for {file_name}")
-        num_classes = len(self._class_names)
-        ignored_HW = truth_HW == self._ignore_label
-        unknown_HW = (truth_HW >= num_classes) & ~ignored_HW
-        if unknown_HW.any():
-            raise ValueError(
-                f"{path} has the labels {np.unique(truth_HW[unknown_HW]).tolist()}: dataset {self._name!r} has the "
-                f"classes 0..{num_classes - 1} and ignores {self._ignore_label}"
-            )
-        ignored = np.array(num_classes, dtype=np.result_type(truth_HW.dtype, np.min_scalar_type(num_classes)))
-        return np.where(ignored_HW, ignored, truth_HW)
+        truth_HW = read_truth(
+            str(self._label_files[file_name]),
+            num_classes=len(self._class_names),
+            ignore_label=self._ignore_label,
+            dataset_name=self._name,
+        )
+        check_size(str(self._label_files[file_name]), truth_HW.shape, size, f"the prediction for {file_name}")
+        return truth_HW
 
     def _encode(self, labels_HW: Tensor, file_name: str) -> list[dict[str, Any]]:
         """The labels in COCO's stuff format, one entry for each class that occurs."""
@@ -124,6 +119,24 @@ class SemanticEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 h
             category = label if self._dataset_id is None else self._dataset_id[label]
             entries.append({"file_name": file_name, "category_id": category, "segmentation": rle})
         return entries
+
+
+def read_truth(path: str, *, num_classes: int, ignore_label: int | None, dataset_name: str) -> NDArray[Any]:
+    """A label picture of 8 or 16 bits: (H, W) integers, num_classes where a pixel is to be ignored.
+
+    Raises:
+        ValueError: the picture cannot be read, or has labels that are neither of a class nor to be ignored.
+    """
+    truth_HW = read_class_map(path)
+    ignored_HW = truth_HW == ignore_label
+    unknown_HW = (truth_HW >= num_classes) & ~ignored_HW
+    if unknown_HW.any():
+        raise ValueError(
+            f"{path} has the labels {np.unique(truth_HW[unknown_HW]).tolist()}: dataset {dataset_name!r} has the "
+            f"classes 0..{num_classes - 1} and ignores {ignore_label}"
+        )
+    ignored = np.array(num_classes, dtype=np.result_type(truth_HW.dtype, np.min_scalar_type(num_classes)))
+    return np.where(ignored_HW, ignored, truth_HW)
 
 
 def label_map(prediction: Tensor, num_classes: int, file_name: str) -> Tensor:
