@@ -26,18 +26,19 @@ from mask2former.evaluation.workers import map_in_processes
 __all__ = ["ClassCounts", "SemanticPQ", "count_segments", "evaluate_semantic_pq", "summarize"]
 
 Labels = NDArray[np.integer[Any]]
+Counts = NDArray[Any]
 
 
 class ClassCounts(NamedTuple):
     """What is counted, (K,) each; counts of several pictures are added."""
 
-    iou: NDArray[np.float64]  # summed over true positives
-    true_positives: NDArray[np.int64]  # segments, i.e. pictures
-    false_positives: NDArray[np.int64]
-    false_negatives: NDArray[np.int64]
-    hit: NDArray[np.int64]  # pixels
-    true: NDArray[np.int64]  # pixels of the ground truth
-    predicted: NDArray[np.int64]  # pixels predicted where there is ground truth
+    iou: Counts  # summed over true positives
+    true_positives: Counts  # segments, i.e. pictures
+    false_positives: Counts
+    false_negatives: Counts
+    hit: Counts  # pixels
+    true: Counts  # pixels of the ground truth
+    predicted: Counts  # pixels predicted where there is ground truth
 
     def plus(self, other: ClassCounts) -> ClassCounts:
         return ClassCounts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
@@ -149,7 +150,7 @@ def summarize(counts: ClassCounts) -> SemanticPQ:
 def _with_segments(records: Sequence[Mapping[str, Any]], json_file: str, class_of: Mapping[int, int]) -> list[_Picture]:
     """Every picture of the dataset with its predicted segments."""
     # Result files may come from another machine: only the stem tells the picture, where stems are unique.
-    stems = {PurePath(record["file_name"]).stem for record in records}
+    stems = {_stem(record["file_name"]) for record in records}
     key_of = _stem if len(stems) == len(records) else str
     pictures = {
         key_of(record["file_name"]): _Picture(record["file_name"], record["sem_seg_file_name"], [])
