@@ -67,9 +67,13 @@ def average_precision(
     """
     if task not in TASKS or (use_pycocotools and task == "boundary"):
         raise ValueError(f"task {task!r} is unknown; choose from: {', '.join(TASKS[:2] if use_pycocotools else TASKS)}")
+    if dilation_ratio <= 0:
+        raise ValueError(f"the dilation ratio must be above 0 (the paper's is {DILATION_RATIO}), got {dilation_ratio}")
     numbers = {image_id: number for number, image_id in enumerate(sorted(_ids(ground_truth)), start=1)}
     truth = _renumbered_truth(ground_truth, task, numbers)
     found = _renumbered_results(results, task, numbers)
+    if task != "bbox":
+        _check_run_lengths(found, truth["images"])
     selected = sorted(numbers.values() if image_ids is None else {numbers[image_id] for image_id in image_ids})
     run = _run_pycocotools if use_pycocotools else _run_faster_coco_eval
     judged, summary = run(truth, found, task, selected, dilation_ratio)
@@ -186,6 +190,17 @@ def _renumbered_results(results: Results, task: str, numbers: Mapping[Any, int])
     kept = ("category_id", "score", _shape_key(task))
     _require_all(results, ("image_id", *kept), "entry", "the results", numbers)
     return [{**{key: entry[key] for key in kept}, "image_id": numbers[entry["image_id"]]} for entry in results]
+
+
+def _check_run_lengths(found: list[dict[str, Any]], images: list[dict[str, Any]]) -> None:
+    """Masks of another size than their image's would be compared without complaint."""
+    for index, entry in enumerate(found):
+        image, shape = images[entry["image_id"] - 1], entry["segmentation"]
+        if not isinstance(shape, Mapping) or not isinstance(shape.get("counts"), (str, bytes)):
+            raise ValueError(f"entry {index} of the results must have compressed run lengths as its segmentation")
+        size, wanted = tuple(shape["size"]), (image["height"], image["width"])
+        if size != wanted:
+            raise ValueError(f"entry {index} of the results has a mask of (height, width) {size}, its image {wanted}")
 
 
 def _shape_key(task: str) -> str:

@@ -15,6 +15,7 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.utils.file_io import PathManager
 from pycocotools import mask as coco_mask
 
+from mask2former.data.datasets.annotation_files import damaged, read_json
 from mask2former.data.masks import rgb_to_id
 from mask2former.data.reading import read_panoptic_ids
 from mask2former.evaluation.workers import map_in_processes
@@ -80,16 +81,11 @@ def read_ground_truth(json_file: str, required: Collection[str] = ("images", "ca
     """
     if not PathManager.isfile(json_file):
         raise FileNotFoundError(f"annotation file {json_file!r} does not exist")
-    try:
-        with PathManager.open(json_file) as file:
-            content = json.load(file)
-    except ValueError as error:
-        raise ValueError(f"{json_file} is no JSON, or cut off: {error}") from error
-    absent = set(required) - set(content if isinstance(content, Mapping) else ())
+    content = read_json(json_file)
+    absent = sorted(set(required) - set(content))
     if absent:
-        raise ValueError(f"{json_file} is no COCO annotation file: it has no {sorted(absent)[0]!r}")
-    found: dict[str, Any] = content
-    return found
+        raise damaged(json_file, f"the entry {absent[0]!r} is missing")
+    return content
 
 
 def instances_from_panoptic(panoptic_json: str, panoptic_root: str, thing_ids: set[int]) -> dict[str, Any]:

@@ -133,9 +133,8 @@ def panoptic_quality(
         total += part
     groups = {"": _average(total, categories, None)}
     groups["_th"], groups["_st"] = (_average(total, categories, is_thing) for is_thing in (True, False))
-    return {
-        f"{name.upper()}{suffix}": 100 * group[name] for suffix, group in groups.items() for name in ("pq", "sq", "rq")
-    }
+    names = ("pq", "sq", "rq")
+    return {f"{name.upper()}{suffix}": 100 * group[name] for suffix, group in groups.items() for name in names}
 
 
 def _count(
@@ -153,10 +152,10 @@ def _count(
 
 def _average(total: PQStat, categories: dict[int, Any], is_thing: bool | None) -> dict[str, float]:
     try:
-        average: dict[str, float] = total.pq_average(categories, isthing=is_thing)[0]
+        average = total.pq_average(categories, isthing=is_thing)[0]
     except ZeroDivisionError:  # no class of the group occurs
         return dict.fromkeys(("pq", "sq", "rq"), math.nan)
-    return average
+    return {name: float(value) for name, value in average.items()}
 
 
 def _write(

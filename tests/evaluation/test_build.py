@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -102,63 +100,3 @@ def test_several_test_datasets_get_a_folder_each(tmp_path):
     cfg = tiny_config(tmp_path, DATASETS__TEST=("digits_panoptic_val", "digits_semantic_val"))
     build_evaluator(cfg, "digits_semantic_val")
     assert (tmp_path / "inference" / "digits_semantic_val").is_dir()
-
-
-@pytest.fixture
-def gap_dataset(tmp_path):
-    """Two things among other classes: dataset ids 30 and 50, contiguous ids 1 and 4."""
-    square = [[2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]]
-    annotations = [
-        {
-            "id": category,
-            "image_id": "room",
-            "category_id": category,
-            "iscrowd": 0,
-            "area": 36,
-            "bbox": [2, 2, 6, 6],
-            "segmentation": square,
-        }
-        for category in (30, 50)
-    ]
-    content = {
-        "images": [{"id": "room", "width": 10, "height": 10}],
-        "categories": [{"id": 30, "name": "chair"}, {"id": 50, "name": "table"}],
-        "annotations": annotations,
-    }
-    path = tmp_path / "gaps.json"
-    path.write_text(json.dumps(content))
-    name = "things_with_gaps"
-    MetadataCatalog.pop(name, None)
-    MetadataCatalog.get(name).set(
-        json_file=str(path), thing_classes=["chair", "table"], thing_dataset_id_to_contiguous_id={30: 1, 50: 4}
-    )
-    return name
-
-
-def _found(*classes):
-    masks = torch.zeros(len(classes), 10, 10, dtype=torch.bool)
-    masks[:, 2:8, 2:8] = True
-    boxes = Boxes(torch.tensor([[2.0, 2.0, 8.0, 8.0]]).repeat(len(classes), 1))
-    scores = torch.ones(len(classes))
-    return Instances((10, 10), pred_masks=masks, pred_boxes=boxes, scores=scores, pred_classes=torch.tensor(classes))
-
-
-def _evaluate(name, folder, *classes):
-    evaluator = InstanceSegEvaluator(name, output_dir=str(folder), use_fast_impl=False)
-    evaluator.reset()
-    evaluator.process([{"image_id": "room"}], [{"instances": _found(*classes)}])
-    return evaluator.evaluate()
-
-
-def test_thing_ids_may_have_gaps(gap_dataset, tmp_path, capsys):
-    results = _evaluate(gap_dataset, tmp_path, 1, 4)
-    assert results["segm"]["AP"] == results["bbox"]["AP"] == pytest.approx(100)
-    assert (results["segm"]["AP-chair"], results["segm"]["AP-table"]) == pytest.approx((100, 100))
-    written = json.loads((tmp_path / "coco_instances_results.json").read_text())
-    assert sorted(result["category_id"] for result in written) == [30, 50]
-    assert capsys.readouterr().out == "", "pycocotools prints nothing past the log"
-
-
-def test_a_predicted_class_that_is_no_thing_is_named(gap_dataset, tmp_path):
-    with pytest.raises(ValueError, match=r"predicted class 2 of image 'room' is no thing .* its things are \[1, 4\]"):
-        _evaluate(gap_dataset, tmp_path, 1, 2)
