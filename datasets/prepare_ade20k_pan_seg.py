@@ -9,7 +9,7 @@ from mask2former.data.preparation.command import preparation_parser, short_error
 
 def main(arguments: list[str] | None = None) -> None:
     parser = preparation_parser(
-        "Makes ADEChallengeData2016/ade20k_panoptic_{train,val}{/*.png,.json} from annotations/ and annotations_instance/.",
+        "Makes ade20k_panoptic_{train,val} (PNG and JSON) in ADEChallengeData2016 from semantic and instance labels.",
         splits=("train", "val"),
     )
     args = parser.parse_args(arguments)

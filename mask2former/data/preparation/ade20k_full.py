@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mask2former.data.datasets.categories import load_categories
-from mask2former.data.preparation.common import FileJob, Outcome, make_files, require_inputs, save_picture
+from mask2former.data.preparation.common import require_inputs, save_picture
+from mask2former.data.preparation.jobs import FileJob, Outcome, make_files
 from mask2former.data.reading import check_size, read_image
 
 VOID = 65535

@@ -10,7 +10,8 @@ import numpy as np
 from mask2former.data.datasets.categories import load_categories
 from mask2former.data.masks import encode_rle
 from mask2former.data.preparation.ade20k import SPLITS, ade20k_folder, read_instances
-from mask2former.data.preparation.common import Outcome, PictureJob, boxes_xywh, list_files, total
+from mask2former.data.preparation.common import boxes_xywh, list_files
+from mask2former.data.preparation.jobs import Outcome, PictureJob, total
 from mask2former.data.preparation.records import Record, make_files_and_json
 
 

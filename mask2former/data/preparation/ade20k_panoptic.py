@@ -19,7 +19,8 @@ import numpy as np
 from mask2former.data.datasets.categories import Category, load_categories
 from mask2former.data.masks import id_to_rgb
 from mask2former.data.preparation.ade20k import SPLITS, VOID, ade20k_folder, read_instances, read_semantic
-from mask2former.data.preparation.common import FileJob, Outcome, boxes_xywh, list_files, save_picture, total
+from mask2former.data.preparation.common import boxes_xywh, list_files, save_picture
+from mask2former.data.preparation.jobs import FileJob, Outcome, total
 from mask2former.data.preparation.records import Record, make_files_and_json
 from mask2former.data.reading import check_size
 

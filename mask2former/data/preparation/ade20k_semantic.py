@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mask2former.data.preparation.ade20k import SPLITS, ade20k_folder, read_semantic
-from mask2former.data.preparation.common import FileJob, Outcome, list_files, make_files, save_picture
+from mask2former.data.preparation.common import list_files, save_picture
+from mask2former.data.preparation.jobs import FileJob, Outcome, make_files
 
 
 def prepare_ade20k_semantic(

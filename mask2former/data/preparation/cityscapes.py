@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mask2former.data.preparation.common import FileJob, Outcome, make_files, require_inputs, total
+from mask2former.data.preparation.common import require_inputs
+from mask2former.data.preparation.jobs import FileJob, Outcome, make_files, total
 from mask2former.data.preparation.records import Record, make_files_and_json
 from mask2former.files import write_atomically
 
@@ -48,9 +49,7 @@ class _PanopticJob(FileJob):
         return self.source.name.removesuffix(_INSTANCES)
 
 
-def prepare_cityscapes(
-    root: Path, *, splits: tuple[str, ...] = SPLITS, num_workers: int | None = None
-) -> Outcome:
+def prepare_cityscapes(root: Path, *, splits: tuple[str, ...] = SPLITS, num_workers: int | None = None) -> Outcome:
     """Writes gtFine/{split}/{city}/*_gtFine_labelTrainIds.png and gtFine/cityscapes_panoptic_{split}{/*.png,.json}.
 
     Panoptic categories are the ids of Cityscapes' label table (7..33), as Detectron2 expects, not train ids.

@@ -11,7 +11,8 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from numpy.typing import NDArray
 
 from mask2former.data.masks import rgb_to_id
-from mask2former.data.preparation.common import FileJob, Outcome, make_files, require_inputs, save_picture, total
+from mask2former.data.preparation.common import require_inputs, save_picture
+from mask2former.data.preparation.jobs import FileJob, Outcome, make_files, total
 from mask2former.data.reading import read_panoptic_ids
 
 VOID = 255

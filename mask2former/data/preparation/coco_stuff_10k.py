@@ -16,15 +16,8 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from mask2former.data.preparation.common import (
-    FileJob,
-    Outcome,
-    link_or_copy,
-    make_files,
-    require_inputs,
-    save_picture,
-    total,
-)
+from mask2former.data.preparation.common import link_or_copy, require_inputs, save_picture
+from mask2former.data.preparation.jobs import FileJob, Outcome, make_files, total
 
 try:
     import h5py
@@ -83,6 +76,8 @@ def _convert_labels(job: FileJob) -> None:
 
 def read_matlab_labels(path: Path) -> NDArray[Any]:
     """Field S of a MATLAB file as (H, W) numbers, whether it is HDF5 (MATLAB 7.3) or older."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist, but a file of imageLists names it")
     try:
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:

@@ -17,19 +17,13 @@ The names mapillary_vistas_{sem_seg,panoptic}_* read the tree of release v1.2, m
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mask2former.data.datasets.categories import load_categories
-from mask2former.data.preparation.common import (
-    FileJob,
-    Outcome,
-    link_or_copy,
-    list_files,
-    make_files,
-    require_inputs,
-)
+from mask2former.data.datasets.mapillary import read_class_file
+from mask2former.data.preparation.common import link_or_copy, list_files, require_inputs
+from mask2former.data.preparation.jobs import FileJob, Outcome, make_files
 
 VERSIONS = ("v1.2", "v2.0")
 SPLITS = {"train": "training", "val": "validation"}
@@ -94,34 +88,24 @@ def _tree(folder: Path, is_nested: bool) -> str:
 
 
 def _check_classes(folder: Path, version: str) -> int:
-    """Compares the release's own list of classes with our table, which is that of v1.2; returns the number of classes.
-
-    The last class of a list is "Unlabeled", which is not evaluated: our table leaves it out.
-    """
+    """Reads the release's own list of classes and compares that of v1.2 with our table; returns their number."""
     names = ("config_v1.2.json", "config.json") if version == "v1.2" else ("config_v2.0.json",)
     path = next((folder / name for name in names if (folder / name).exists()), folder / names[-1])
     require_inputs([path], tree=_tree(folder, version == "v2.0"), origin=_ORIGIN)
-    try:
-        found = [_readable_class(label) for label in json.loads(path.read_bytes())["labels"] if label["evaluate"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is cut off or no list of classes: {type(error).__name__}: {error}") from error
+    found, _ = read_class_file(str(path))
     if version == "v2.0":
         return len(found)
-    expected = [(c.name, c.rgb, c.is_thing) for c in load_categories("mapillary_65")]
+    expected = load_categories("mapillary_65")
     if len(found) != len(expected):
-        raise ValueError(f"{path} lists {len(found)} classes to evaluate, v1.2 has {len(expected)}")
-    for number, (ours, theirs) in enumerate(zip(expected, found, strict=True)):
-        if ours != theirs:
+        raise ValueError(
+            f"{path} lists {len(found)} classes, v1.2 has {len(expected)} and the unlabeled one at the end"
+        )
+    for theirs, ours in zip(found, expected, strict=True):
+        if theirs != ours:
             raise ValueError(
-                f"{path}: class {number} is (name, color, has instances) {theirs}, in v1.2 it is {ours}; the labels "
-                "would be learned under wrong names"
+                f"{path}: class {ours.id} is {theirs}, in v1.2 it is {ours}; labels would be learned under wrong names"
             )
     return len(expected)
-
-
-def _readable_class(label: dict[str, Any]) -> tuple[str, tuple[int, int, int], bool]:
-    red, green, blue = label["color"]
-    return label["readable"], (red, green, blue), bool(label["instances"])
 
 
 def _nested_labels(folder: Path) -> list[FileJob]:

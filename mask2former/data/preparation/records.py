@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mask2former.data.preparation.common import FileJob, Job, Outcome, process, unfinished_jobs
+from mask2former.data.preparation.jobs import FileJob, Job, Outcome, process, unfinished_jobs
 from mask2former.files import write_atomically
 
 Record = dict[str, Any]
