@@ -9,7 +9,7 @@ from mask2former.data.preparation.command import preparation_parser, short_error
 
 def main(arguments: list[str] | None = None) -> None:
     parser = preparation_parser(
-        "Makes labelTrainIds pictures and cityscapes_panoptic_{split} in cityscapes/gtFine with Cityscapes' own scripts.",
+        "Makes labelTrainIds pictures and cityscapes_panoptic_{split} in gtFine with Cityscapes' own scripts.",
         splits=SPLITS,
     )
     args = parser.parse_args(arguments)

@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
     num_kept: int  # were there already
 
     def __str__(self) -> str:
-        return f"{self.num_written} files written, {self.num_kept} were there already"
+        return f"{self.num_written} written, {self.num_kept} already there"
 
 
 def total(outcomes: Iterable[Outcome]) -> Outcome:

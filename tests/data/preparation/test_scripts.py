@@ -54,8 +54,8 @@ def test_a_script_prepares_the_splits_that_were_asked_for(tmp_path, capsys):
     assert not (folder / "annotations_detectron2/training").exists()
     run(*arguments)
     assert capsys.readouterr().out.splitlines() == [
-        "ADE20K semantic: 1 files written, 0 were there already",
-        "ADE20K semantic: 0 files written, 1 were there already",
+        "ADE20K semantic: 1 written, 0 already there",
+        "ADE20K semantic: 0 written, 1 already there",
     ]
 
 
