@@ -34,6 +34,19 @@ _HASHED_NAMES = (
     # torch.hub's convention, e.g. resnet50-11ad3fa6.pth. Digits alone may be a date: model-20260131.pth.
     (re.compile(r".+-(?!\d+\.)([0-9a-f]{8,64})\.pth"), "sha256"),
 )
+#: Where the files that published configs name come from.
+_ORIGINS = (
+    (
+        re.compile(r"R-\d+\.pkl"),
+        ": tools/convert-torchvision-to-d2.py makes it from torchvision's file, which MODEL.WEIGHTS takes as it is too",
+    ),
+    (
+        re.compile(r"swin_\w+\.pkl"),
+        ": tools/convert-pretrained-swin-model-to-d2.py makes it from the file of Swin's authors, which MODEL.WEIGHTS "
+        "takes as it is too",
+    ),
+    (_HASHED_NAMES[0][0], ": docs/model_zoo.md says where to download it"),
+)
 #: What readers raise for files that are cut off or something else: unpickling foreign bytes may end in any of these.
 _READ_ERRORS = (
     RuntimeError,
@@ -77,8 +90,9 @@ def read_weight_file(path: str | Path) -> WeightFile:
     """
     path = Path(path)
     if not path.is_file():
+        hint = next((hint for pattern, hint in _ORIGINS if pattern.fullmatch(path.name)), "")
         raise FileNotFoundError(
-            f"checkpoint {str(path)!r} does not exist (MODEL.WEIGHTS, or last_checkpoint in OUTPUT_DIR)"
+            f"checkpoint {str(path)!r} does not exist (MODEL.WEIGHTS, or last_checkpoint in OUTPUT_DIR){hint}"
         )
     _check_hash_in_name(path)
     try:

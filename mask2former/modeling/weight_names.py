@@ -86,7 +86,7 @@ def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def backbone_names(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> tuple[dict[str, str], str]:
+def backbone_names(names: Collection[str], wanted: Collection[str]) -> tuple[dict[str, str], str]:
     """Where the tensors of a backbone file belong in a model.
 
     Such files lack the beginning of the model's names ("res2.0.conv1.weight" for "backbone.res2..."), and each library
@@ -94,19 +94,19 @@ def backbone_names(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> tu
     that ends many others by chance ("norm.weight") goes nowhere else.
 
     Args:
-        tensors: of the file.
+        names: of the file.
         wanted: names of the model.
 
     Returns:
-        name in the model's terms -> name in the file; the beginning that was added.
+        name in the model's terms -> name in the file, and the beginning that was added; both empty if nothing fits.
 
     Raises:
-        ValueError: nothing fits, or two places do equally well.
+        ValueError: two places fit equally well.
     """
     targets = [name for name in wanted if name.startswith(_BACKBONE)]
     candidates = []
     for naming in _NAMINGS:
-        new_names = naming(tensors)
+        new_names = naming(names)
         hits = Counter(
             target.removesuffix(suffix) for target in targets for suffix in _suffixes(target) if suffix in new_names
         )

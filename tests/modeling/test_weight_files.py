@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mask2former.modeling.weight_files import read_weight_file
 from mask2former.modeling.weight_writing import write_weights
+from tests.golden import CONFIGS
 
 TENSORS = {"backbone.weight": torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), "count": torch.tensor(4)}
 
@@ -88,6 +89,20 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path, name, content):
 def test_a_missing_file_is_refused_with_the_config_key():
     with pytest.raises(FileNotFoundError, match=r"'nowhere.pth' does not exist \(MODEL.WEIGHTS"):
         read_weight_file("nowhere.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "origin"),
+    [
+        ("R-101.pkl", "tools/convert-torchvision-to-d2.py"),
+        ("swin_tiny_patch4_window7_224.pkl", "tools/convert-pretrained-swin-model-to-d2.py"),
+        ("model_final_3c8ec9.pkl", "docs/model_zoo.md"),
+    ],
+)
+def test_the_files_that_published_configs_name_are_refused_with_where_they_come_from(name, origin):
+    with pytest.raises(FileNotFoundError, match=rf"'{name}' does not exist .*: {origin}"):
+        read_weight_file(name)
+    assert (CONFIGS.parent / origin).is_file()
 
 
 def test_a_file_without_tensors_is_refused(tmp_path):

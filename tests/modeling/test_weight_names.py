@@ -184,6 +184,14 @@ def test_a_backbone_of_caffe2_keeps_the_statistics_of_nothing():
     }
 
 
+def test_the_classifier_that_detectron2_counts_to_the_stem_is_not_missed():
+    wanted = _wanted(R50)
+    given = {name.removeprefix("backbone."): torch.empty(shape, device="meta") for name, shape in wanted.items()}
+    given = {name: tensor for name, tensor in given.items() if not name.startswith(("sem_seg_head.", "criterion."))}
+    chosen, report = fit_weights(wanted, {**given, "stem.fc.weight": torch.empty(1000, 2048, device="meta")})
+    assert len(chosen) == len(given) and report.unused == ["backbone.stem.fc.weight"]
+
+
 @pytest.mark.parametrize(
     ("architecture", "create", "message"),
     [
