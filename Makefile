@@ -46,7 +46,8 @@ train-digits: setup  ## train the shipped checkpoint from nothing, into output/t
 	$(RUN) tools/pretrain_digits_backbone.py --config-file $(DIGITS) --output output/train_digits/backbone.pth
 	$(RUN) train_net.py --config-file $(DIGITS) MODEL.WEIGHTS output/train_digits/backbone.pth \
 		OUTPUT_DIR output/train_digits $(ARGS)
-	$(RUN) tools/export_weights.py output/train_digits/model_final.pth output/train_digits/digits_panoptic.safetensors
+	$(RUN) tools/convert_checkpoint.py output/train_digits/model_final.pth \
+		output/train_digits/digits_panoptic.safetensors --dtype float16
 
 bench: setup  ## time the stages of a model [ARGS=]
 	$(RUN) tools/benchmark.py $(ARGS)
