@@ -24,16 +24,18 @@ def register_all(root: str | None = None) -> None:
     """
     for split in all_splits():
         if split.name in DatasetCatalog.list():
-            if not _is_ours(split.name) and not _is_untouched(split):
+            if find_split(split.name) is None and not _is_untouched(split):
                 continue
             DatasetCatalog.remove(split.name)
         DatasetCatalog.register(split.name, partial(load_split, split))
         MetadataCatalog.data[split.name] = SplitMetadata.of(split, root)
 
 
-def _is_ours(name: str) -> bool:
+def find_split(name: str) -> Split | None:
+    """The split that a registered name stands for; None when somebody else has registered it."""
     load = DatasetCatalog.data[name]
-    return isinstance(load, partial) and load.func is load_split
+    is_ours = isinstance(load, partial) and load.func is load_split
+    return load.args[0] if is_ours else None
 
 
 def _is_untouched(split: Split) -> bool:

@@ -27,7 +27,7 @@ from mask2former.data.datasets.metadata import SplitMetadata
 from mask2former.data.datasets.splits import Form, Split
 from mask2former.data.datasets.youtube_vis import load_youtube_vis
 
-__all__ = ["Record", "load_split", "require_files"]
+__all__ = ["Record", "load_split", "read_split", "require_files"]
 
 _FOLDER_KEYS = ("image_root", "image_dir", "panoptic_root", "sem_seg_root", "gt_dir")
 _FILE_KEYS = ("class_file", "panoptic_json", "json_file")
@@ -58,17 +58,23 @@ def load_split(split: Split) -> list[Record]:
         FileNotFoundError: a file or folder of the data set, or a file of the first record, is missing.
         ValueError: an annotation file cannot be used, or lists no picture.
     """
-    require_files(split.name)
-    metadata = MetadataCatalog.get(split.name)
-    records = _LOADERS[split.form](split, metadata)
-    if not records:
-        raise ValueError(f"data set {split.name!r} has no pictures: its files exist but list none")
+    records = read_split(split)
     # A look at every record would take minutes on a network drive; one finds labels that were never prepared.
     first = records[0]
     files = [*first.get("file_names", ())[:1], *(first[key] for key in _RECORD_FILES if key in first)]
     missing = next((path for path in files if not PathManager.isfile(path)), None)
     if missing is not None:
-        raise FileNotFoundError(f"data set {split.name!r}: {missing} does not exist. {_cure(metadata)}")
+        cure = _cure(MetadataCatalog.get(split.name))
+        raise FileNotFoundError(f"data set {split.name!r}: {missing} does not exist. {cure}")
+    return records
+
+
+def read_split(split: Split) -> list[Record]:
+    """Like `load_split`, without a look at the files of a record: for who looks at all of them."""
+    require_files(split.name)
+    records = _LOADERS[split.form](split, MetadataCatalog.get(split.name))
+    if not records:
+        raise ValueError(f"data set {split.name!r} has no pictures: its files exist but list none")
     return records
 
 
