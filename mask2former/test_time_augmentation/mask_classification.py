@@ -1,4 +1,5 @@
 """Test-time augmentation of everything a MaskFormer can be asked for."""
+# K classes.
 
 from __future__ import annotations
 
@@ -8,10 +9,10 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import DatasetMapperTTA
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..maskformer_model import MaskFormer, resized_mask_logits
+from ..maskformer_model import ImagePrediction, MaskFormer, resized_mask_logits
 from ..modeling.postprocessing import semantic_inference
 from .copies import Copy, Mapper, augmented_copies
 from .merging import MergedQueries
@@ -36,8 +37,8 @@ class MaskFormerWithTTA(nn.Module):
     """Runs a MaskFormer on augmented copies of each picture and gives the configured results of all copies together.
 
     Semantic scores are averaged as published. For panoptic and instance results the queries of the copies are merged
-    first (see `merging`), and the ordinary rules are applied to the merged prediction. Copies run one after the other,
-    and beside the means no more than the reference and one other are kept in memory.
+    first (see `merging`), and the ordinary rules are applied to the merged prediction. Copies run one after the other:
+    beside the means and the reference's masks, memory holds one at a time.
     """
 
     def __init__(self, cfg: CfgNode, model: MaskFormer, tta_mapper: Mapper | None = None) -> None:
@@ -70,9 +71,7 @@ class MaskFormerWithTTA(nn.Module):
             (prediction,) = self.model.predict([copy.sample])
             with self._full_precision():
                 if self.model.semantic_on:
-                    mask_logits_QHW = resized_mask_logits(prediction.masks, prediction.sizes)
-                    scores_KHW = semantic_inference(prediction.class_logits, mask_logits_QHW)
-                    scores.add(scores_KHW, is_mirrored=copy.is_mirrored)
+                    scores.add(_semantic_scores(prediction), is_mirrored=copy.is_mirrored)
                 if merged is None:
                     merged = MergedQueries(prediction, is_mirrored=copy.is_mirrored, refinement=refinement)
                 else:
@@ -85,6 +84,11 @@ class MaskFormerWithTTA(nn.Module):
     def _full_precision(self) -> torch.amp.autocast:
         """For sums over many pixels, as in the model itself; the network runs as the caller's autocast says."""
         return torch.amp.autocast(device_type=self.model.device.type, enabled=False)
+
+
+def _semantic_scores(prediction: ImagePrediction) -> Tensor:
+    """(K, height, width), as `MaskFormer` gives them when panoptic or instance results are on, too."""
+    return semantic_inference(prediction.class_logits, resized_mask_logits(prediction.masks, prediction.sizes))
 
 
 def _most_like_the_input_first(copies: list[Copy], input_size: tuple[int, int]) -> list[Copy]:
