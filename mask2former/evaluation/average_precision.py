@@ -74,7 +74,10 @@ def average_precision(
     found = _renumbered_results(results, task, numbers)
     if task != "bbox":
         _check_run_lengths(found, truth["images"])
-    selected = sorted(numbers.values() if image_ids is None else {numbers[image_id] for image_id in image_ids})
+    wanted = set(numbers if image_ids is None else image_ids)
+    if wanted - set(numbers):
+        raise ValueError(f"image {next(iter(wanted - set(numbers)))!r} is to be judged, but not in the ground truth")
+    selected = sorted(numbers[image_id] for image_id in wanted)
     run = _run_pycocotools if use_pycocotools else _run_faster_coco_eval
     judged, summary = run(truth, found, task, selected, dilation_ratio)
     overall = {name: _percent(value) for name, value in zip(_NAMES, judged.stats, strict=False)}

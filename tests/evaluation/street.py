@@ -18,7 +18,6 @@ from mask2former.evaluation import build_evaluator
 from tests.engine.tiny import tiny_config
 from tests.evaluation.scenes import (
     IGNORED,
-    SIZE,
     Category,
     Scene,
     class_map,
@@ -95,6 +94,3 @@ def evaluate_street(rank: int, num_ranks: int, folder: Path) -> None:
         assert not results and not list((disk / "output").rglob("*.*")), "only rank 0 judges and writes"
     if num_ranks > 1:
         dist.destroy_process_group()
-
-
-__all__ = ["SIZE", "STREET", "evaluate_street", "register_street", "street_predictions"]

@@ -234,6 +234,7 @@ def test_a_thicker_boundary_forgives_more():
         ([], {"task": "keypoints"}, "task 'keypoints' is unknown; choose from: bbox, segm, boundary"),
         ([], {"task": "boundary", "use_pycocotools": True}, "task 'boundary' is unknown; choose from: bbox, segm$"),
         ([], {"task": "boundary", "dilation_ratio": 0}, "dilation ratio must be above 0"),
+        ([], {"image_ids": [1, 9]}, "image 9 is to be judged, but not in the ground truth"),
     ],
 )
 def test_bad_input_is_named(results, options, message):

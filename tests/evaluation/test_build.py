@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,17 @@ from detectron2.structures import Boxes, Instances
 from panopticapi.utils import rgb2id
 from PIL import Image
 
-from mask2former.evaluation import InstanceSegEvaluator, PanopticEvaluator, SemanticEvaluator, build_evaluator
+from mask2former.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemanticEvaluator,
+    InstanceSegEvaluator,
+    PanopticEvaluator,
+    SemanticEvaluator,
+    build_evaluator,
+)
 from tests.engine.tiny import tiny_config
+from tests.evaluation.scenes import make_scenes, register, register_scenes, run
+from tests.evaluation.street import register_street
 
 pytestmark = pytest.mark.usefixtures("digits_root")
 TEST = "MODEL__MASK_FORMER__TEST__"
@@ -100,3 +111,40 @@ def test_several_test_datasets_get_a_folder_each(tmp_path):
     cfg = tiny_config(tmp_path, DATASETS__TEST=("digits_panoptic_val", "digits_semantic_val"))
     build_evaluator(cfg, "digits_semantic_val")
     assert (tmp_path / "inference" / "digits_semantic_val").is_dir()
+
+
+def test_boundary_ap_is_one_more_task_of_the_same_pass(tmp_path):
+    name = "digits_instance_val"
+    switches = [build_evaluator(tiny_config(tmp_path, "instance", TEST__BOUNDARY_AP=on), name) for on in (False, True)]
+    assert [evaluator._tasks for evaluator in switches] == [("bbox", "segm"), ("bbox", "segm", "boundary")]
+
+
+def test_mapillary_gets_all_three_tasks_though_it_has_no_instance_file(tmp_path):
+    scenes = make_scenes(seed=0)
+    name = register_scenes("vistas_panoptic", tmp_path / "data", scenes)
+    evaluator = build_evaluator(tiny_config(tmp_path), name)
+    assert _kinds(evaluator) == [PanopticEvaluator, InstanceSegEvaluator, SemanticEvaluator]
+    results = run(evaluator, scenes, scenes)
+    assert list(results) == ["panoptic_seg", "bbox", "segm", "sem_seg"]
+    summary = (results["panoptic_seg"]["PQ"], results["segm"]["AP"], results["bbox"]["AP"], results["sem_seg"]["mIoU"])
+    assert summary == pytest.approx((100, 100, 100, 100))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("cityscapes_sem_seg", [CityscapesSemanticEvaluator]),
+        ("cityscapes_instance", [CityscapesInstanceEvaluator]),
+        ("cityscapes_panoptic_seg", [PanopticEvaluator, CityscapesSemanticEvaluator, CityscapesInstanceEvaluator]),
+    ],
+)
+def test_cityscapes_gets_its_own_evaluators(tmp_path, kind, expected):
+    name, _ = register_street("street_by_kind", tmp_path / "cityscapes", kind)
+    assert _kinds(build_evaluator(tiny_config(tmp_path), name)) == expected
+
+
+def test_lvis_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lvis", None)
+    name = register("lvis_like", [], evaluator_type="lvis", json_file="absent.json")
+    with pytest.raises(ImportError, match="'lvis_like' needs the package lvis: pip install lvis"):
+        build_evaluator(tiny_config(tmp_path), name)
