@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, NamedTuple
+from typing import Literal
 
 __all__ = ["ClassCounts", "Findings", "Form", "Kind"]
 
@@ -42,14 +42,16 @@ class Kind(Enum):
     REPEATED_FILE = ("pictures that are listed more than once", False)
     NO_LABELS = ("pictures or videos without any labeled object", False)
     ONLY_VOID = ("label pictures in which no pixel has a class", False)
-    SHIFTED = ("semantic labels that begin with 1: the first class never occurs, one after the last does", True)
+    SHIFTED = ("semantic labels that count classes from 1", True)
+    UNUSED_LABEL = ("label pictures in the folder of labels that belong to no listed picture", False)
 
     def __init__(self, title: str, is_error: bool) -> None:
         self.title = title
         self.is_error = is_error
 
 
-class Problem(NamedTuple):
+@dataclass
+class Problem:
     """All problems of one kind in one picture."""
 
     count: int
@@ -88,7 +90,7 @@ class Findings:
 
     def report(self, kind: Kind, example: object, count: int = 1) -> None:
         """Notes `count` problems; of each kind the first example is kept."""
-        known = self.problems.get(kind)
-        self.problems[kind] = (
-            Problem(count, str(example)) if known is None else known._replace(count=known.count + count)
-        )
+        if kind in self.problems:
+            self.problems[kind].count += count
+        else:
+            self.problems[kind] = Problem(count, str(example))

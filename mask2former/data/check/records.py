@@ -13,13 +13,16 @@ from mask2former.data.check.objects import inspect_objects
 from mask2former.data.check.problems import Findings, Kind
 from mask2former.data.reading import BrokenSampleError, check_size, read_image
 
-__all__ = ["LABEL_KEYS", "inspect_record"]
-
-#: Where the labels of a picture are found.
-LABEL_KEYS = ("pan_seg_file_name", "sem_seg_file_name", "annotations")
+__all__ = ["inspect_record"]
 
 Record = Mapping[str, Any]
 _Inspection = Callable[[Findings, Record, tuple[int, int] | None, KnownClasses], bool]
+#: Where labels are found in a record, and who looks at them.
+_INSPECTIONS: dict[str, _Inspection] = {
+    "pan_seg_file_name": inspect_panoptic,
+    "sem_seg_file_name": inspect_semantic,
+    "annotations": inspect_objects,
+}
 
 
 def inspect_record(record: Record, classes: KnownClasses) -> list[Findings]:
@@ -73,11 +76,8 @@ def _inspect_picture(record: Record, classes: KnownClasses) -> tuple[Findings, b
     size = findings.size
     if size is None and "height" in record and "width" in record:
         size = record["height"], record["width"]
-    inspections: dict[str, _Inspection] = dict(
-        zip(LABEL_KEYS, (inspect_panoptic, inspect_semantic, inspect_objects), strict=True)
-    )
     has_labels = [
-        _guarded(inspect, findings, record, size, classes) for key, inspect in inspections.items() if key in record
+        _guarded(inspect, findings, record, size, classes) for key, inspect in _INSPECTIONS.items() if key in record
     ]
     return findings, any(has_labels)
 

@@ -121,8 +121,12 @@ def _class_table(checked: CheckedDataset, form: Form, totals: ClassTotals, max_r
 def _conclusion(errors: Sized, warnings: Sized) -> list[str]:
     if not errors and not warnings:
         return ["Nothing is wrong."]
-    kinds = f"{len(errors)} kinds of errors, {len(warnings)} kinds of warnings."
+    kinds = f"{_number(errors, 'error')} and {_number(warnings, 'warning')}."
     return [f"{kinds} Training would stop, or learn from wrong labels." if errors else kinds]
+
+
+def _number(kinds: Sized, noun: str) -> str:
+    return f"{len(kinds) or 'no'} {'kind' if len(kinds) == 1 else 'kinds'} of {noun}s"
 
 
 def _cut(line: str) -> str:

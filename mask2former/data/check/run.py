@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.check.annotation_files import inspect_annotation_file
 from mask2former.data.check.classes import KnownClasses
 from mask2former.data.check.problems import Findings, Kind
-from mask2former.data.check.records import LABEL_KEYS, inspect_record
+from mask2former.data.check.record_list import inspect_list
+from mask2former.data.check.records import inspect_record
 from mask2former.data.check.tally import Tally
 from mask2former.data.datasets.catalog import find_split
 from mask2former.data.datasets.loaders import read_split, require_files
@@ -77,9 +77,10 @@ def check_dataset(name: str, *, max_images: int | None = None, num_workers: int 
     _check_annotation_file(name, tally)
     records = _load(name, tally)
     # After loading: Detectron2's loader of COCO files completes the metadata.
-    classes = KnownClasses.of(MetadataCatalog.get(name))
+    metadata = MetadataCatalog.get(name)
+    classes = KnownClasses.of(metadata)
     if records:
-        tally.add(_inspect_list(name, records))
+        tally.add(inspect_list(name, records, metadata))
     chosen = list(records) if max_images is None else spread(records, max_images)
     _check_pictures(name, chosen, classes, num_workers, tally)
     if len(chosen) == len(records):
@@ -116,25 +117,6 @@ def _load(name: str, tally: Tally) -> Sequence[Record]:
     return records
 
 
-def _inspect_list(name: str, records: Sequence[Record]) -> Findings:
-    """What shows only when records are compared with each other."""
-    findings = Findings(name, is_picture=False)
-    files = [record.get("file_name") or next(iter(record.get("file_names", ())), None) for record in records]
-    _report_repeated(findings, Kind.REPEATED_FILE, files)
-    _report_repeated(findings, Kind.REPEATED_IMAGE_ID, (record.get("image_id") for record in records))
-    for key in LABEL_KEYS:
-        without = [file for file, record in zip(files, records, strict=True) if key not in record]
-        if 0 < len(without) < len(records):
-            findings.report(Kind.BROKEN_RECORD, f"{without[0]} has no {key!r}, which others have", len(without))
-    return findings
-
-
-def _report_repeated(findings: Findings, kind: Kind, values: Iterable[Any]) -> None:
-    for value, count in Counter(values).items():
-        if count > 1 and value is not None:
-            findings.report(kind, f"{value} ({count} times)", count - 1)
-
-
 def _check_pictures(
     name: str, records: Sequence[Record], classes: KnownClasses, num_workers: int | None, tally: Tally
 ) -> None:
@@ -156,7 +138,7 @@ def _look_for_shift(name: str, classes: KnownClasses, tally: Tally) -> None:
     if classes.semantic is None or "semantic" not in tally.classes:
         return
     seen, num_classes = tally.classes["semantic"].segments, len(classes.semantic)
-    if 0 not in seen and num_classes in seen:
+    if sorted(seen) == list(range(1, num_classes + 1)):
         findings = Findings(name, is_picture=False)
         findings.report(Kind.SHIFTED, f"labels must be 0..{num_classes - 1}: take 1 away from all but the ignored ones")
         tally.add(findings)
