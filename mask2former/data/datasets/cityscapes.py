@@ -97,7 +97,9 @@ def load_cityscapes_instances(image_dir: str, gt_dir: str) -> list[Record]:
     jobs = [(picture.path, picture.label(gt_dir, _POLYGON_SUFFIX)) for picture in pictures]
     # Every rank of a training run needs all records, and all of them draw at the same time.
     num_processes = min((os.cpu_count() or 1) // comm.get_world_size(), len(jobs) // _PICTURES_PER_PROCESS)
-    progress = {"total": len(jobs), "desc": f"instances of {image_dir}", "disable": not comm.is_main_process()}
+    # Nothing is shown where stderr is no terminal.
+    is_hidden = None if comm.is_main_process() else True
+    progress = {"total": len(jobs), "desc": f"instances of {image_dir}", "disable": is_hidden}
     if num_processes < 2:
         return list(tqdm(starmap(_read_instances, jobs), **progress))
     logger.info("Drawing the instances of %d pictures in %d processes", len(jobs), num_processes)
