@@ -40,6 +40,7 @@ _ELEMENTWISE = {
     _aten.native_layer_norm: ("norm", 5),
     _aten.native_group_norm: ("norm", 5),
     _aten.native_batch_norm: ("norm", 2),
+    _aten.cudnn_batch_norm: ("norm", 2),
 }
 
 
@@ -81,9 +82,17 @@ def count_costs(model: nn.Module, batched_inputs: list[dict[str, Any]]) -> Costs
 def inputs_to_count(
     cfg: CfgNode, num_inputs: int, size: tuple[int, int] | None = None
 ) -> Iterator[list[dict[str, Any]]]:
-    """Inputs to count with: a black picture of `size` = (height, width), or the first pictures of DATASETS.TEST[0]."""
+    """Inputs to count with: a black picture of `size` = (height, width), or the first pictures of DATASETS.TEST[0].
+
+    Raises:
+        ValueError: the size is no number of pixels, or there is neither a size nor a data set.
+    """
     if size is not None:
-        yield [{"image": torch.zeros(3, *size)}]
+        if min(size) < 1:
+            raise ValueError(f"a picture of {size[0]}x{size[1]} pixels has none")
+        height, width = size
+        # Detectron2's SemanticSegmentor may ask for the size of the result.
+        yield [{"image": torch.zeros(3, height, width), "height": height, "width": width}]
         return
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name a data set, or give a size instead of pictures")

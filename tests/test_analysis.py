@@ -65,6 +65,11 @@ def test_a_fixed_size_needs_no_dataset() -> None:
     assert batch[0]["image"].shape == (3, 32, 48)
 
 
+def test_a_picture_without_pixels_is_refused() -> None:
+    with pytest.raises(ValueError, match="0x48 pixels"):
+        next(inputs_to_count(tiny_config(), 1, (0, 48)))
+
+
 def test_pictures_need_a_dataset() -> None:
     with pytest.raises(ValueError, match="DATASETS.TEST is empty"):
         next(inputs_to_count(tiny_config("DATASETS.TEST", ()), 1))

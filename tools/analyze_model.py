@@ -28,11 +28,11 @@ TASKS = ("flop", "activation", "parameter", "structure")
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
-    cfg = config_for_run(args.config_file, args.opts)
+    # What weights are in the model changes no count of the network, so none are downloaded.
+    cfg = config_for_run(args.config_file, ["MODEL.TIMM.PRETRAINED", "False", *args.opts])
     model = Trainer.build_model(cfg).eval()
     if {"flop", "activation"} & set(args.tasks):
-        side = cfg.INPUT.CROP.SIZE[0]
-        size = args.input_size or ((int(side), int(side)) if args.use_fixed_input_size else None)
+        size = args.input_size or (crop_size(cfg) if args.use_fixed_input_size else None)
         costs = measure(cfg, model, args.num_inputs, size)
         if "flop" in args.tasks:
             print(parts_table(costs[-1]))
@@ -55,6 +55,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if args.num_inputs < 1:
         parser.error(f"--num-inputs {args.num_inputs} must be at least 1")
     return args
+
+
+def crop_size(cfg: CfgNode) -> tuple[int, int]:
+    crop = cfg.INPUT.CROP
+    if crop.TYPE.startswith("relative"):
+        raise ValueError(
+            f"--use-fixed-input-size takes the side INPUT.CROP.SIZE[0]={crop.SIZE[0]}, which is no number of pixels but "
+            f"a share of the picture (INPUT.CROP.TYPE={crop.TYPE!r}): give --input-size HEIGHT WIDTH instead"
+        )
+    return int(crop.SIZE[0]), int(crop.SIZE[0])
 
 
 def measure(cfg: CfgNode, model: nn.Module, num_inputs: int, size: tuple[int, int] | None) -> list[Costs]:

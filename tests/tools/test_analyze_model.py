@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mask2former.config import load_config
 from tests.engine.tiny import CONFIGS, arguments
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,25 @@ def test_the_fixed_size_is_the_side_of_the_training_crop(analyze):
     assert analyze("--tasks", "flop", "--use-fixed-input-size") == analyze(
         "--tasks", "flop", "--input-size", "64", "64"
     )
+
+
+def test_a_crop_that_is_a_share_of_the_picture_is_no_fixed_size():
+    crop_size = runpy.run_path(str(ROOT / "tools/analyze_model.py"), run_name="analyze_model")["crop_size"]
+    cfg = load_config(CONFIGS / "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml")
+    with pytest.raises(ValueError, match=r"SIZE\[0\]=0\.9.* share of the picture .*give --input-size"):
+        crop_size(cfg)
+
+
+def test_weights_are_not_downloaded_to_be_counted(analyze, monkeypatch):
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *args, **kwargs: pytest.fail("a download"))
+    example = str(CONFIGS / "coco/panoptic-segmentation/timm/mask2former_efficientnet_b0_bs16_50ep.yaml")
+    assert "backbone.model" in analyze("--config-file", example, "--tasks", "parameter", "--input-size", "32", "32")
+
+
+def test_per_pixel_baselines_are_counted(analyze):
+    baseline = ("MODEL.META_ARCHITECTURE", "SemanticSegmentor", "MODEL.SEM_SEG_HEAD.NAME", "PerPixelBaselineHead")
+    decoder = ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "BasePixelDecoder")
+    assert "sem_seg_head.predictor" in analyze("--tasks", "flop", "--input-size", "33", "48", *baseline, *decoder)
 
 
 def test_counts_are_averaged_over_pictures_of_the_test_set(analyze, digits_root):
