@@ -45,6 +45,11 @@ def check_width(width: int, divisor: int, reason: str) -> None:
         raise ValueError(f"MODEL.SEM_SEG_HEAD.CONVS_DIM={width} must be divisible by {divisor}, {reason}")
 
 
+def _fine_to_coarse(input_shape: dict[str, ShapeSpec]) -> list[str]:
+    """Names of the maps; those of one stride (a dilated last stage) stay in the order of the backbone."""
+    return sorted(input_shape, key=lambda name: input_shape[name].stride)
+
+
 @PIXEL_DECODER_REGISTRY.register()
 class BasePixelDecoder(nn.Module):
     """A feature pyramid over all backbone maps."""
@@ -60,7 +65,7 @@ class BasePixelDecoder(nn.Module):
         super().__init__()
         if norm == "GN":
             check_width(conv_dim, NUM_GROUPS, "the groups of its norms (MODEL.SEM_SEG_HEAD.NORM)")
-        names = sorted(input_shape, key=lambda name: input_shape[name].stride)
+        names = _fine_to_coarse(input_shape)
         self.in_features = names[::-1]  # coarse to fine; checkpoints number the convolutions from the finest
         for number, name in enumerate(names, start=1):
             channels = input_shape[name].channels
@@ -132,7 +137,7 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
         checkpoint_layers: recompute encoder layers in the backward pass.
         """
         check_width(conv_dim, num_heads, "MODEL.MASK_FORMER.NHEADS")
-        coarsest = max(input_shape, key=lambda name: input_shape[name].stride)
+        coarsest = _fine_to_coarse(input_shape)[-1]
         channels, stride = input_shape[coarsest].channels, input_shape[coarsest].stride
         # The pyramid stands on the encoder, which hands over D channels.
         pyramid_shape = {**input_shape, coarsest: ShapeSpec(channels=conv_dim, stride=stride)}

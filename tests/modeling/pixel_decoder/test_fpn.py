@@ -26,7 +26,7 @@ def _plain(input_shape: dict[str, ShapeSpec] | None = None, norm: str = "GN") ->
     return BasePixelDecoder(input_shape or INPUT_SHAPE, conv_dim=WIDTH, mask_dim=MASK_DIM, norm=norm)
 
 
-def _encoding(**changes: Any) -> TransformerEncoderPixelDecoder:
+def _encoding(input_shape: dict[str, ShapeSpec] | None = None, **changes: Any) -> TransformerEncoderPixelDecoder:
     torch.manual_seed(0)
     options: dict[str, Any] = {
         "conv_dim": WIDTH,
@@ -38,7 +38,7 @@ def _encoding(**changes: Any) -> TransformerEncoderPixelDecoder:
         "dropout": 0.0,
         "pre_norm": False,
     }
-    return TransformerEncoderPixelDecoder(INPUT_SHAPE, **(options | changes))
+    return TransformerEncoderPixelDecoder(input_shape or INPUT_SHAPE, **(options | changes))
 
 
 def _features(batch: int = 2, height: int = 70, width: int = 101) -> dict[str, Tensor]:
@@ -76,6 +76,16 @@ def test_convolutions_are_numbered_from_the_finest_map_whatever_the_order_of_the
     widths = {name: module.in_channels for name, module in decoder.named_children()}
     adapters, layers = {"adapter_1": 4, "adapter_2": 6, "adapter_3": 8}, {f"layer_{i}": WIDTH for i in (1, 2, 3)}
     assert widths == {**adapters, **layers, "layer_4": 10, "mask_features": WIDTH}
+
+
+def test_the_last_of_two_maps_of_one_stride_is_the_coarsest() -> None:
+    # As a ResNet with MODEL.RESNETS.RES5_DILATION 2 has them.
+    dilated = {**INPUT_SHAPE, "res5": ShapeSpec(channels=CHANNELS["res5"], stride=STRIDES["res4"])}
+    features = _features()
+    features["res5"] = torch.randn(2, CHANNELS["res5"], *features["res4"].shape[-2:])
+    for decoder in (_plain(dilated), _encoding(dilated)):
+        _, _, maps = decoder.forward_features(features)
+        assert [tuple(level.shape[-2:]) for level in maps] == [(5, 7), (5, 7), (9, 13)]
 
 
 def test_a_single_map_needs_no_pyramid() -> None:
