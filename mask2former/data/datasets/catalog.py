@@ -40,7 +40,8 @@ def find_split(name: str) -> Split | None:
 
 def _is_untouched(split: Split) -> bool:
     """Whether Detectron2 has registered a name while it was imported, for the paths of our table."""
-    if not DatasetCatalog.data[split.name].__module__.startswith("detectron2."):
+    # Not every callable has the name of its module: that of a method of a list is None.
+    if not (DatasetCatalog.data[split.name].__module__ or "").startswith("detectron2."):
         return False
     root = os.path.expanduser(getattr(builtin, "_root", datasets_root()))
     metadata = MetadataCatalog.get(split.name)

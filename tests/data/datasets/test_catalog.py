@@ -109,8 +109,8 @@ def test_a_name_that_somebody_has_replaced_stays_his(kept_catalogs, tmp_path) ->
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     register_coco_instances("coco_2017_val", {}, str(tmp_path / "mine.json"), str(tmp_path))
-    for name in ("ade20k_sem_seg_val", "digits_semantic_val"):
-        DatasetCatalog.register(name, lambda: [{"file_name": "mine.png"}])
+    DatasetCatalog.register("ade20k_sem_seg_val", lambda: [{"file_name": "mine.png"}])
+    DatasetCatalog.register("digits_semantic_val", [{"file_name": "mine.png"}].copy)
     register_all(str(tmp_path / "elsewhere"))
     assert MetadataCatalog.get("coco_2017_val").json_file == str(tmp_path / "mine.json")
     assert DatasetCatalog.get("ade20k_sem_seg_val") == DatasetCatalog.get("digits_semantic_val")
