@@ -114,8 +114,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     def from_config(cls, cfg: CfgNode, in_channels: int, mask_classification: bool) -> dict[str, Any]:
         if not mask_classification:
             raise ValueError(
-                "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME='MultiScaleMaskedTransformerDecoder' always classifies "
-                f"masks and cannot serve the per-pixel head MODEL.SEM_SEG_HEAD.NAME={cfg.MODEL.SEM_SEG_HEAD.NAME!r}"
+                f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME={cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME!r} always "
+                f"classifies masks and cannot serve the per-pixel head {cfg.MODEL.SEM_SEG_HEAD.NAME!r} "
+                "(MODEL.SEM_SEG_HEAD.NAME); set StandardTransformerDecoder"
             )
         mask_former = cfg.MODEL.MASK_FORMER
         if mask_former.TRANSFORMER_IN_FEATURE != "multi_scale_pixel_decoder":

@@ -183,6 +183,8 @@ def test_a_single_map_is_refused_and_the_decoder_that_reads_it_is_named(name: st
 
 
 def test_a_head_without_mask_classification_is_refused() -> None:
-    cfg = load_config(CONFIGS / "coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml")
-    with pytest.raises(ValueError, match="always classifies"):
-        MultiScaleMaskedTransformerDecoder(cfg, 256, False)
+    path = CONFIGS / "coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml"
+    for name in ("MultiScaleMaskedTransformerDecoder", "VideoMultiScaleMaskedTransformerDecoder"):
+        cfg = load_config(path, ["MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", name])
+        with pytest.raises(ValueError, match=f"DECODER_NAME='{name}' always classifies"):
+            TRANSFORMER_DECODER_REGISTRY.get(name)(cfg, 256, False)
