@@ -61,8 +61,8 @@ def crop_size(cfg: CfgNode) -> tuple[int, int]:
     crop = cfg.INPUT.CROP
     if crop.TYPE.startswith("relative"):
         raise ValueError(
-            f"--use-fixed-input-size takes the side INPUT.CROP.SIZE[0]={crop.SIZE[0]}, which is no number of pixels but "
-            f"a share of the picture (INPUT.CROP.TYPE={crop.TYPE!r}): give --input-size HEIGHT WIDTH instead"
+            f"--use-fixed-input-size takes the side INPUT.CROP.SIZE[0]={crop.SIZE[0]}, which is a share of the "
+            f"picture and no number of pixels (INPUT.CROP.TYPE={crop.TYPE!r}): give --input-size HEIGHT WIDTH instead"
         )
     return int(crop.SIZE[0]), int(crop.SIZE[0])
 
