@@ -10,29 +10,31 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
-from mask2former.engine import CfgNode, Trainer, argument_parser, config_for_run, evaluate, launch, setup_run
+from mask2former.engine import (
+    CfgNode,
+    argument_parser,
+    config_for_run,
+    launch,
+    prepare_evaluation,
+    prepare_training,
+    setup_run,
+    short_errors,
+)
 
 
 def main(cfg: CfgNode, args: argparse.Namespace) -> Any:
     """One process of the run."""
-    setup_run(cfg, args)
-    if args.eval_only:
-        return evaluate(cfg, resume=args.resume)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    prepare = prepare_evaluation if args.eval_only else prepare_training
+    with short_errors():
+        setup_run(cfg, args)
+        run = prepare(cfg, resume=args.resume)
+    return run()
 
 
 if __name__ == "__main__":
     arguments = argument_parser(__doc__).parse_args()
-    try:
+    with short_errors():
         config = config_for_run(arguments.config_file, arguments.opts)
-    except (OSError, KeyError, ValueError) as error:
-        sys.exit(f"train_net.py: error: {error.args[0] if isinstance(error, KeyError) else error}")
-    try:
-        launch(main, config, arguments)
-    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
-        sys.exit(f"train_net.py: error: {error}")
+    launch(main, config, arguments)

@@ -1,9 +1,10 @@
-"""The command line from end to end: train, evaluate, refuse to overwrite."""
+"""The command line from end to end: train, evaluate, refuse to overwrite, say what is wrong."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,12 @@ from tests.engine.tiny import arguments
 ROOT = Path(__file__).parents[1]
 
 
-def _train_net(*parts, root):
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def _train_net(*parts, root, launcher=()):
     return subprocess.run(
-        [sys.executable, "train_net.py", "--config-file", "configs/digits/panoptic.yaml", *parts],
+        [sys.executable, *launcher, "train_net.py", "--config-file", "configs/digits/panoptic.yaml", *parts],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(root)},
         capture_output=True,
@@ -75,3 +79,32 @@ def test_a_second_run_into_the_folder_is_refused_and_touches_nothing(finished, d
     done = _train_net(*arguments(output, SEED=4), root=digits_root)
     assert done.returncode != 0 and "add --resume to continue that run" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+
+
+@pytest.mark.parametrize("flags", [[], ["--eval-only"]])
+def test_weights_that_do_not_fit_are_refused_in_one_sentence(finished, tmp_path, digits_root, flags):
+    weights = finished[0] / "model_final.pth"
+    other = arguments(tmp_path / "run", MODEL__WEIGHTS=weights, MODEL__MASK_FORMER__DEC_LAYERS=3)
+    done = _train_net(*flags, *other, root=digits_root)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    message = done.stderr[done.stderr.index("train_net.py: error: ") :]
+    assert message.startswith(f"train_net.py: error: checkpoint '{weights}' is of another architecture")
+    assert len(message.splitlines()) == 1
+
+
+def test_two_processes_say_once_that_a_data_set_is_missing(tmp_path):
+    done = _train_net(*arguments(tmp_path / "run"), root=tmp_path, launcher=TWO_PROCESSES)
+    assert done.returncode == 1
+    message = "train_net.py: error: data set 'digits_panoptic_val': "
+    assert done.stderr.count(message) == 1, done.stderr
+    assert 'File "train_net.py"' not in done.stderr, "torchrun adds a traceback of its own, but ours has none"
+
+
+def test_an_error_in_the_middle_of_training_keeps_its_traceback(tmp_path, digits_root):
+    shutil.copytree(digits_root, tmp_path / "data")
+    for picture in (tmp_path / "data" / "digits" / "train").glob("*"):
+        picture.write_bytes(picture.read_bytes()[:100])
+    done = _train_net(*arguments(tmp_path / "run"), root=tmp_path / "data")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "damaged or cut off" in done.stderr
+    assert "train_net.py: error" not in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from detectron2.engine import launch as spawn
 from detectron2.utils import comm
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # public, though not marked as exported
 from torch.distributed.rendezvous import rendezvous
+from torch.multiprocessing import ProcessExitedException
+
+from mask2former.engine.user_errors import short_errors
 
 __all__ = ["launch"]
 
@@ -34,10 +38,24 @@ def launch(main: Callable[[CfgNode, argparse.Namespace], Any], cfg: CfgNode, arg
         What `main` returns; None when it ran in other processes.
 
     Raises:
-        ValueError: more processes than CUDA devices.
+        SystemExit: more processes than CUDA devices, or a process has ended the program.
     """
     if all(name in os.environ for name in _TORCHRUN_VARIABLES):
         return _run_under_torchrun(main, cfg, args)
+    with short_errors():
+        _check_devices(cfg, args)
+    if args.num_gpus * args.num_machines == 1:
+        return main(cfg, args)
+    try:
+        spawn(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(cfg, args))
+    except ProcessExitedException as error:
+        if error.signal_name is not None:
+            raise
+        sys.exit(error.exit_code)  # it has said why: a traceback of this process would bury that
+    return None
+
+
+def _check_devices(cfg: CfgNode, args: argparse.Namespace) -> None:
     num_devices = torch.cuda.device_count() if cfg.MODEL.DEVICE.startswith("cuda") else 0
     if args.num_gpus > max(num_devices, 1) or (args.num_machines > 1 and num_devices == 0):
         raise ValueError(
@@ -45,10 +63,6 @@ def launch(main: Callable[[CfgNode, argparse.Namespace], Any], cfg: CfgNode, arg
             "devices for MODEL.DEVICE; several processes on CPU run under torchrun: "
             "torchrun --nproc-per-node 2 train_net.py --config-file ..."
         )
-    if args.num_gpus * args.num_machines == 1:
-        return main(cfg, args)
-    spawn(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(cfg, args))
-    return None
 
 
 def _run_under_torchrun(
@@ -58,8 +72,9 @@ def _run_under_torchrun(
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     uses_cuda = cfg.MODEL.DEVICE.startswith("cuda")
     if uses_cuda:
-        if local_size > torch.cuda.device_count():
-            raise ValueError(f"--nproc-per-node {local_size}, but there are {torch.cuda.device_count()} CUDA devices")
+        with short_errors():
+            if local_size > torch.cuda.device_count():
+                raise ValueError(f"--nproc-per-node {local_size}, but there are {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(local_rank)
     # Under a prefix of its own each attempt is safe from the addresses that dead workers of an earlier one left in the
     # agent's store (seen with torch 2.15 and gloo: "connection refused" after a restart).

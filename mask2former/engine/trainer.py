@@ -14,7 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, TrainerBase, hooks
-from detectron2.evaluation import DatasetEvaluator, verify_results
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
@@ -35,7 +35,7 @@ from mask2former.modeling.checkpoint import MaskFormerCheckpointer
 from mask2former.registry import DATASET_MAPPER_REGISTRY, lookup
 from mask2former.test_time_augmentation import with_test_time_augmentation
 
-__all__ = ["Trainer", "evaluate"]
+__all__ = ["Trainer"]
 
 _WRITER_PERIOD = 20  # steps between lines on the console, in metrics.json and in TensorBoard
 _PICTURE_PERIOD = 500  # steps between example pictures in TensorBoard
@@ -206,19 +206,30 @@ class Trainer(DefaultTrainer):
             TensorboardXWriter(folder),
         ]
 
+    def open_data(self) -> None:
+        """Open all data sets and start to read the first batches; `train` does so unless it has been done."""
+        if self._trainer.data_loader is None and self.start_iter < self.max_iter:
+            self.try_test_data(self.cfg)
+            seed = self._trainer.seed
+            self._trainer.start(self.build_train_loader(self.cfg, start_iteration=self.start_iter, seed=seed))
+
     def train(self) -> Any:
         """Train from the current step to SOLVER.MAX_ITER.
 
         Returns:
             What the last evaluation returned.
         """
-        seed = self._trainer.seed
-        logging.getLogger(__name__).info(f"Random numbers start from SEED {seed}")
-        if self.start_iter < self.max_iter:
-            self._try_test_data()
-            self._trainer.start(self.build_train_loader(self.cfg, start_iteration=self.start_iter, seed=seed))
+        logging.getLogger(__name__).info(f"Random numbers start from SEED {self._trainer.seed}")
+        self.open_data()
         super().train()
         return self._last_eval_results
+
+    @classmethod
+    def try_test_data(cls, cfg: CfgNode) -> None:
+        """Find out now, not when their turn comes, that files for an evaluation are missing or cut off."""
+        for name in cfg.DATASETS.TEST:
+            cls.build_test_loader(cfg, name)
+            cls.build_evaluator(cfg, name)
 
     def state_dict(self) -> dict[str, Any]:
         # Not DefaultTrainer's: up to 0.5 it leaves out the optimizer.
@@ -230,35 +241,9 @@ class Trainer(DefaultTrainer):
         if self.cfg.SEED < 0:
             self._trainer.seed = state_dict["seed"]
 
-    def _try_test_data(self) -> None:
-        """Find out before the first step, not at the first evaluation, that files for it are missing or cut off."""
-        for name in self.cfg.DATASETS.TEST:
-            self.build_test_loader(self.cfg, name)
-            self.build_evaluator(self.cfg, name)
-
     def _evaluate(self) -> OrderedDict[str, Any]:
         self._last_eval_results = self.test(self.cfg, self.model)
         return self._last_eval_results
-
-
-def evaluate(cfg: CfgNode, *, resume: bool = False) -> OrderedDict[str, Any]:
-    """Evaluate MODEL.WEIGHTS on DATASETS.TEST, or with `resume` the last checkpoint in OUTPUT_DIR, without training.
-
-    Returns:
-        See `Trainer.test`.
-    """
-    model = Trainer.build_model(cfg)
-    if not (cfg.MODEL.WEIGHTS or resume):
-        logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: what is evaluated are random weights")
-    checkpointer = MaskFormerCheckpointer.from_config(cfg, model)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = Trainer.test(cfg, model)
-    if cfg.TEST.AUG.ENABLED:
-        for name, tasks in Trainer.test_with_TTA(cfg, model).items():
-            results[name] = tasks if len(cfg.DATASETS.TEST) == 1 else {**results[name], **tasks}
-    if comm.is_main_process():
-        verify_results(cfg, results)
-    return results
 
 
 def _require_training_data(cfg: CfgNode) -> None:

@@ -67,3 +67,14 @@ def test_expected_results_that_are_missed_end_with_an_error(tmp_path):
     cfg = tiny_config(tmp_path, "semantic", TEST__EXPECTED_RESULTS=[["sem_seg", "mIoU", 99.0, 0.1]])
     with pytest.raises(SystemExit):
         evaluate(cfg)
+
+
+def test_all_datasets_are_opened_before_the_first_one_is_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "test", lambda *_: pytest.fail("evaluated"))
+    with pytest.raises(FileNotFoundError, match="data set 'coco_2017_val_panoptic'"):
+        evaluate(tiny_config(tmp_path, DATASETS__TEST=("digits_panoptic_val", "coco_2017_val_panoptic")))
+
+
+def test_an_evaluation_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="DATASETS.TEST is empty"):
+        evaluate(tiny_config(tmp_path, DATASETS__TEST=()))

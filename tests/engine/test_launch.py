@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.multiprocessing import ProcessExitedException
 
 from mask2former.engine import argument_parser, launch
 from mask2former.engine.launch import _is_restart_of_this_launch
@@ -57,10 +58,25 @@ def test_only_a_restart_of_the_launch_that_began_in_the_folder_resumes(tmp_path,
 
 @pytest.mark.parametrize("flags", [["--num-gpus", "64"], ["--num-machines", "2"]])
 def test_more_processes_than_devices_are_refused_with_the_way_out(tmp_path, flags):
-    with pytest.raises(ValueError, match="this machine has 0 CUDA devices .* torchrun --nproc-per-node 2"):
+    with pytest.raises(SystemExit, match="this machine has 0 CUDA devices .* torchrun --nproc-per-node 2"):
         launch(lambda cfg, args: None, tiny_config(tmp_path), argument_parser().parse_args(flags))
 
 
 def test_one_process_is_called_directly(tmp_path):
     cfg = tiny_config(tmp_path)
     assert launch(lambda cfg, args: (cfg, args.num_gpus), cfg, argument_parser().parse_args([])) == (cfg, 1)
+
+
+@pytest.mark.parametrize(("signal", "expected"), [(None, SystemExit), ("SIGKILL", ProcessExitedException)])
+def test_a_process_that_said_why_it_ended_gets_no_traceback_on_top(tmp_path, monkeypatch, signal, expected):
+    def end(*_args, **_kwargs):
+        raise ProcessExitedException("process 1 terminated", 1, 4242, exit_code=1, signal_name=signal)
+
+    monkeypatch.setattr(sys.modules["mask2former.engine.launch"], "spawn", end)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cfg = tiny_config(tmp_path)
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cuda"
+    with pytest.raises(expected) as stopped:
+        launch(lambda cfg, args: None, cfg, argument_parser().parse_args(["--num-gpus", "2"]))
+    assert signal or stopped.value.code == 1
