@@ -80,8 +80,11 @@ class TransformerDecoderLayer(_Layer):
         return self._residual(self.norm3, query_BQC, self._feed_forward)
 
 
-class TransformerEncoder(nn.Module):
-    """A stack of encoder layers; with `pre_norm` one more norm at the end, even of an empty stack."""
+class _Stack(nn.Module):
+    """Layers of one kind, and perhaps a norm after them."""
+
+    layer_type: type[_Layer]
+    always_ends_with_norm: bool  # instead of only with `pre_norm`
 
     def __init__(
         self,
@@ -96,7 +99,7 @@ class TransformerEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            TransformerEncoderLayer(
+            self.layer_type(
                 embed_dim=embed_dim,
                 num_heads=num_heads,
                 feedforward_dim=feedforward_dim,
@@ -105,51 +108,41 @@ class TransformerEncoder(nn.Module):
             )
             for _ in range(num_layers)
         )
-        self.norm = nn.LayerNorm(embed_dim) if pre_norm else nn.Identity()
+        has_norm = pre_norm or self.always_ends_with_norm
+        self.norm = nn.LayerNorm(embed_dim) if has_norm else nn.Identity()
         self.checkpoint_layers = checkpoint_layers
+
+    def _run(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
+        if self.checkpoint_layers and self.training:
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
+
+
+class TransformerEncoder(_Stack):
+    """A stack of encoder layers; with `pre_norm` one more norm at the end, even of an empty stack."""
+
+    layer_type = TransformerEncoderLayer
+    always_ends_with_norm = False
 
     def forward(self, tokens_BSC: Tensor, position_SC: Tensor) -> Tensor:
         """Args: content and positions. -> (B, S, C)."""
         for layer in self.layers:
-            tokens_BSC = _run(layer, tokens_BSC, position_SC, recompute=self.checkpoint_layers and self.training)
+            tokens_BSC = self._run(layer, tokens_BSC, position_SC)
         return self.norm(tokens_BSC)
 
 
-class TransformerDecoder(nn.Module):
+class TransformerDecoder(_Stack):
     """A stack of decoder layers; queries start without content, and one norm serves the outputs of all layers."""
 
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        embed_dim: int,
-        num_heads: int,
-        feedforward_dim: int,
-        dropout: float,
-        pre_norm: bool,
-        checkpoint_layers: bool = False,
-    ) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            TransformerDecoderLayer(
-                embed_dim=embed_dim,
-                num_heads=num_heads,
-                feedforward_dim=feedforward_dim,
-                dropout=dropout,
-                pre_norm=pre_norm,
-            )
-            for _ in range(num_layers)
-        )
-        self.norm = nn.LayerNorm(embed_dim)
-        self.checkpoint_layers = checkpoint_layers
+    layer_type = TransformerDecoderLayer
+    always_ends_with_norm = True
 
     def forward(self, query_position_QC: Tensor, key_BSC: Tensor, value_BSC: Tensor, *, all_layers: bool) -> Tensor:
         """Args: positions of the queries, keys with positions added, values. -> (L, B, Q, C), or (1, B, Q, C)."""
         query_BQC = torch.zeros_like(query_position_QC).expand(len(value_BSC), -1, -1)
         outputs = []
         for layer in self.layers:
-            recompute = self.checkpoint_layers and self.training
-            query_BQC = _run(layer, query_BQC, query_position_QC, key_BSC, value_BSC, recompute=recompute)
+            query_BQC = self._run(layer, query_BQC, query_position_QC, key_BSC, value_BSC)
             outputs.append(query_BQC)
         return self.norm(torch.stack(outputs if all_layers else outputs[-1:]))
 
@@ -168,7 +161,3 @@ class Transformer(nn.Module):
         """Args: content and positions of the cells, positions of the queries. -> (L, B, Q, C), or (1, B, Q, C)."""
         memory_BSC = self.encoder(tokens_BSC, position_SC)
         return self.decoder(query_position_QC, memory_BSC + position_SC, memory_BSC, all_layers=all_layers)
-
-
-def _run(layer: nn.Module, *inputs: Tensor, recompute: bool) -> Tensor:
-    return checkpoint(layer, *inputs, use_reentrant=False) if recompute else layer(*inputs)
