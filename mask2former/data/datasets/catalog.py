@@ -13,7 +13,7 @@ from mask2former.data.datasets.metadata import SplitMetadata, datasets_root
 from mask2former.data.datasets.splits import Split, all_splits
 
 
-def register_all(root: str | None = None) -> None:
+def register_all(root: str | os.PathLike[str] | None = None) -> None:
     """Registers every split of the table. Calling it again is allowed, also with another root.
 
     A name that somebody else registered before stays his: he means his own files. Detectron2's own registration of a
@@ -28,7 +28,7 @@ def register_all(root: str | None = None) -> None:
                 continue
             DatasetCatalog.remove(split.name)
         DatasetCatalog.register(split.name, partial(load_split, split))
-        MetadataCatalog.data[split.name] = SplitMetadata.of(split, root)
+        MetadataCatalog.data[split.name] = SplitMetadata.of(split, None if root is None else os.path.expanduser(root))
 
 
 def find_split(name: str) -> Split | None:

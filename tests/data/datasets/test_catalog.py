@@ -103,6 +103,12 @@ def test_registering_with_a_root_holds_for_names_of_detectron2_too(kept_catalogs
         assert MetadataCatalog.get(name).image_root.startswith(str(tmp_path))
 
 
+def test_the_root_may_be_a_path_below_the_home_folder(kept_catalogs) -> None:
+    register_all(Path("~/sets"))
+    with pytest.raises(FileNotFoundError, match=rf"{Path.home()}/sets/ytvis_2019/train/JPEGImages does not exist"):
+        DatasetCatalog.get("ytvis_2019_train")
+
+
 def test_a_name_that_somebody_has_replaced_stays_his(kept_catalogs, tmp_path) -> None:
     # Once with Detectron2's function and own files, once with a function of his own.
     for name in ("coco_2017_val", "ade20k_sem_seg_val", "digits_semantic_val"):
