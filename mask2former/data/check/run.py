@@ -26,7 +26,7 @@ __all__ = ["CheckedDataset", "check_dataset"]
 
 Record = Mapping[str, Any]
 #: Fewer are looked at in less time than worker processes need to start.
-_MIN_FOR_WORKERS = 200
+_MIN_FOR_WORKERS = 500
 
 
 @dataclass(frozen=True)
