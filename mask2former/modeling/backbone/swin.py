@@ -277,8 +277,9 @@ class D2SwinTransformer(Backbone):
             x_BhwC = x_BhwC + position_1Chw.permute(0, 2, 3, 1)
         x_BhwC = self.pos_drop(x_BhwC)
         outputs = {}
-        for i, (name, stage) in enumerate(zip(STAGE_NAMES, self.layers, strict=True)):
-            stage_output_BhwC, x_BhwC = stage(x_BhwC)
+        num_stages = 1 + STAGE_NAMES.index(self._out_features[-1])  # deeper ones would be computed for nothing
+        for i, name in enumerate(STAGE_NAMES[:num_stages]):
+            stage_output_BhwC, x_BhwC = self.layers[i](x_BhwC)
             if name in self._out_features:
                 outputs[name] = self.get_submodule(f"norm{i}")(stage_output_BhwC).permute(0, 3, 1, 2)
         return outputs

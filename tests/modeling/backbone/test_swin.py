@@ -85,6 +85,15 @@ def test_only_requested_maps_are_returned() -> None:
     assert "norm0.weight" in backbone.state_dict()
 
 
+def test_stages_beyond_the_last_requested_map_are_not_run() -> None:
+    every, two = make_backbone().eval(), make_backbone(out_features=("res2", "res3")).eval()
+    two.layers[2].register_forward_hook(lambda *_: pytest.fail("the third stage was run"))
+    image = torch.randn(1, 3, 32, 32)
+    expected = every(image)
+    for name, feature in two(image).items():
+        assert torch.equal(feature, expected[name])
+
+
 def test_checkpointing_changes_neither_outputs_nor_gradients() -> None:
     image = torch.randn(1, 3, 40, 40)
     gradients = []
