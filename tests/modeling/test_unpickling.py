@@ -6,14 +6,12 @@ import io
 import pickle
 import tarfile
 from pathlib import Path
-from types import FunctionType
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mask2former.modeling import unpickling
 from mask2former.modeling.unpickling import unpickle, unpickle_torch
 from mask2former.modeling.weight_files import read_weight_file
 
@@ -87,36 +85,18 @@ def test_the_archive_that_torch_wrote_long_ago_is_refused_without_advice(tmp_pat
 @pytest.mark.parametrize(
     ("content", "asks_for"),
     [
-        (np.array([{}, 3], dtype=object), "a NumPy array of type 'O8'"),
         (np.zeros(2, dtype="f4,i4"), "a NumPy array of type 'V8'"),
-        (np.array(["text"]), "a NumPy array of type 'U4'"),
+        (np.array([nn.ReLU()], dtype=object), "torch.nn.modules.activation.ReLU"),
         (_Calls(pickle.loads, b"N."), "_pickle.loads"),
         (_Calls(torch.load, "a.pth"), "torch.serialization.load"),
         (_Calls(eval, "1"), "builtins.eval"),
         (nn.ReLU(), "torch.nn.modules.activation.ReLU"),
     ],
-    ids=["objects", "records", "text", "pickle", "torch", "eval", "module"],
+    ids=["records", "objects", "pickle", "torch", "eval", "module"],
 )
-def test_everything_but_numbers_is_refused(content, asks_for):
+def test_everything_but_tensors_and_plain_values_is_refused(content, asks_for):
     with pytest.raises(pickle.UnpicklingError, match=f"it asks for {asks_for}, which is neither tensor nor plain"):
         unpickle(io.BytesIO(pickle.dumps({"model": {"weight": content}})))
-
-
-def test_codecs_other_than_that_of_old_bytes_are_refused():
-    program = b"c_codecs\nencode\n(Vtext\nVrot13\ntR."
-    with pytest.raises(pickle.UnpicklingError, match="it asks for text encoded as 'rot13'"):
-        unpickle(io.BytesIO(program))
-
-
-def test_a_pickle_cannot_change_the_functions_that_it_is_given():
-    given = [function for function in unpickling._ALLOWED.values() if isinstance(function, FunctionType)]
-    before = [(function.__defaults__, dict(vars(function))) for function in given]
-    for name in ("torch._utils _rebuild_tensor_v2", "numpy dtype", "_codecs encode", "numpy._core.numeric _frombuffer"):
-        module, function = name.split()
-        # The function, then a pair of no state and attributes to set: BUILD does that.
-        program = f"c{module}\n{function}\n(N(dV__defaults__\n(I1\ntsVmark\nI1\nstb."
-        unpickle(io.BytesIO(program.encode()))
-    assert [(function.__defaults__, dict(vars(function))) for function in given] == before
 
 
 CONTENT = {

@@ -8,14 +8,11 @@ ADE20K_2021_17_01/
 
 from __future__ import annotations
 
-import codecs
 import pickle
 import re
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -26,6 +23,7 @@ from mask2former.data.datasets.categories import load_categories
 from mask2former.data.preparation.common import require_inputs, save_picture
 from mask2former.data.preparation.jobs import FileJob, Outcome, make_files
 from mask2former.data.reading import check_size, read_image
+from mask2former.pickles import PlainUnpickler
 
 VOID = 65535
 SHORT_SIDE = 512
@@ -98,7 +96,7 @@ def read_index(path: Path) -> list[tuple[str, str]]:
     """
     try:
         with open(path, "rb") as file:
-            index = _PlainUnpickler(file).load()
+            index = PlainUnpickler(file).load()
         folders, names = list(index["folder"]), list(index["filename"])
         pairs = [(str(folder), str(name)) for folder, name in zip(folders, names, strict=True)]
     except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -107,29 +105,3 @@ def read_index(path: Path) -> list[tuple[str, str]]:
     if strange is not None or not pairs:
         raise ValueError(f"{path} must list pictures named like ADE_train_00000001.jpg, it has {strange!r}")
     return pairs
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads plain containers and NumPy arrays; refuses everything else by name."""
-
-    _ALLOWED: dict[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): codecs.encode,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        # What arrays and scalars ask for, under the module names of NumPy 1 and 2.
-        **{
-            (f"numpy.{core}.{module}", name): function
-            for core in ("core", "_core")
-            for module, name, function in (
-                ("multiarray", "_reconstruct", np.zeros(0).__reduce__()[0]),
-                ("multiarray", "scalar", np.float64(0).__reduce__()[0]),
-                ("numeric", "_frombuffer", np.zeros(0).__reduce_ex__(5)[0]),
-            )
-        },
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither container nor array")
-        return self._ALLOWED[module, name]
