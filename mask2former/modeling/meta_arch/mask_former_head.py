@@ -27,10 +27,18 @@ def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.M
     """The pixel decoder that `MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME` names (contract in `mask2former.registry`)."""
     key = "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"
     name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
-    pixel_decoder = lookup(PIXEL_DECODER_REGISTRY, name, key)(cfg, input_shape)
-    if not callable(getattr(pixel_decoder, "forward_features", None)):
-        raise ValueError(f"{key}={name!r} is no pixel decoder: it has no method forward_features(features)")
+    factory = lookup(PIXEL_DECODER_REGISTRY, name, key)
+    # A head, which the registry has too, would build its own pixel decoder, and so on without end.
+    if isinstance(factory, type):
+        _check_pixel_decoder(factory, f"{key}={name!r}")
+    pixel_decoder: nn.Module = factory(cfg, input_shape)
+    _check_pixel_decoder(pixel_decoder, f"{key}={name!r}")
     return pixel_decoder
+
+
+def _check_pixel_decoder(candidate: nn.Module | type, setting: str) -> None:
+    if not callable(getattr(candidate, "forward_features", None)):
+        raise ValueError(f"{setting} is no pixel decoder: it has no method forward_features(features)")
 
 
 def build_transformer_decoder(cfg: CfgNode, in_channels: int, mask_classification: bool = True) -> nn.Module:

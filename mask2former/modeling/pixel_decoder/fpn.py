@@ -28,13 +28,19 @@ NUM_MULTI_SCALE_MAPS = 3  # maps that the masked transformer decoder reads
 
 def pyramid_conv(in_channels: int, out_channels: int, *, kernel_size: int, norm: str, activation: Any = None) -> Conv2d:
     """A convolution that keeps the size, then Detectron2's norm of that name ("" means a bias instead), activation."""
+    try:
+        norm_layer = get_norm(norm, out_channels)
+    except KeyError as error:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NORM={norm!r} is unknown to Detectron2; choose for example 'GN', 'SyncBN' or '' (none)"
+        ) from error
     return Conv2d(
         in_channels,
         out_channels,
         kernel_size=kernel_size,
         padding=kernel_size // 2,
         bias=norm == "",
-        norm=get_norm(norm, out_channels),
+        norm=norm_layer,
         activation=activation,
     )
 

@@ -160,7 +160,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             L = decoder layers + 1, or 1 when only the last prediction is wanted.
         """
         if len(features) != NUM_FEATURE_LEVELS:
-            raise ValueError(f"the masked decoder reads {NUM_FEATURE_LEVELS} feature maps, got {len(features)}")
+            raise ValueError(
+                f"the masked decoder reads {NUM_FEATURE_LEVELS} feature maps, got {len(features)}: the pixel decoder "
+                "needs as many inputs (MODEL.SEM_SEG_HEAD.IN_FEATURES)"
+            )
         mask_features_BTEHW = mask_features.unflatten(0, (-1, num_frames))
         levels = [self._read_level(i, feature, mask_features_BTEHW) for i, feature in enumerate(features)]
 

@@ -10,6 +10,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 
 from mask2former import add_maskformer2_config
 from mask2former.modeling.meta_arch.mask_former_head import MaskFormerHead
+from mask2former.registry import PIXEL_DECODER_REGISTRY
 
 CHANNELS = {"res2": 8, "res3": 12, "res4": 16, "res5": 20}
 INPUT_SHAPE = {name: ShapeSpec(channels=c, stride=4 * 2**i) for i, (name, c) in enumerate(CHANNELS.items())}
@@ -97,3 +98,15 @@ def test_an_unknown_name_is_refused_with_its_key(key: str, config_key: str) -> N
 def test_backbone_features_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match=r"IN_FEATURES=\['p3'\] names none"):
         MaskFormerHead(_cfg(IN_FEATURES=["p3"]), INPUT_SHAPE)
+
+
+@pytest.mark.parametrize("name", ["MaskFormerHead", "PerPixelBaselineHead"])
+def test_a_head_is_no_pixel_decoder(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"PIXEL_DECODER_NAME='{name}' is no pixel decoder: .*forward_features"):
+        MaskFormerHead(_cfg(PIXEL_DECODER_NAME=name), INPUT_SHAPE)
+
+
+def test_what_a_function_builds_must_be_a_pixel_decoder_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PIXEL_DECODER_REGISTRY._obj_map, "function", lambda cfg, input_shape: torch.nn.Identity())
+    with pytest.raises(ValueError, match="'function' is no pixel decoder"):
+        MaskFormerHead(_cfg(PIXEL_DECODER_NAME="function"), INPUT_SHAPE)

@@ -159,6 +159,7 @@ def test_a_config_selects_its_parts() -> None:
     ("overrides", "message"),
     [
         (["MODEL.SEM_SEG_HEAD.CONVS_DIM", "48"], r"CONVS_DIM=48 must be divisible by 32, the groups"),
+        (["MODEL.SEM_SEG_HEAD.NORM", "Group"], r"MODEL\.SEM_SEG_HEAD\.NORM='Group' is unknown"),
         (["MODEL.MASK_FORMER.NHEADS", "5"], r"CONVS_DIM=256 must be divisible by 5, MODEL\.MASK_FORMER\.NHEADS"),
     ],
 )

@@ -138,7 +138,7 @@ def test_inputs_are_projected_only_where_needed(in_channels: int, enforce: bool,
 
 def test_a_wrong_number_of_maps_is_refused() -> None:
     features, mask_features = _inputs(1)
-    with pytest.raises(ValueError, match="3 feature maps, got 2"):
+    with pytest.raises(ValueError, match=r"3 feature maps, got 2: .*IN_FEATURES"):
         _decoder()(features[:2], mask_features)
 
 
