@@ -17,7 +17,7 @@ from detectron2.engine import launch as spawn
 from detectron2.utils import comm
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # public, though not marked as exported
 from torch.distributed.rendezvous import rendezvous
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing import ProcessExitedException  # type: ignore[attr-defined]  # public, as above
 
 from mask2former.engine.user_errors import short_errors
 

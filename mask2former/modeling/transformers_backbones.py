@@ -82,6 +82,8 @@ def backbone_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: we have no such backbone; the message names the field and its value.
     """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{_PREFIX.removesuffix('.')}={config!r} must be an object with a model_type")
     readers = {"swin": _SWIN.read, "resnet": _resnet_overrides}
     if (kind := config.get("model_type")) not in readers:
         raise ValueError(f"{_PREFIX}model_type={kind!r} cannot be represented here, only {' and '.join(readers)} can")

@@ -164,7 +164,10 @@ def class_names(metadata: Any, num_classes: int) -> list[str]:
 def _num_classes(config: Mapping[str, Any]) -> int:
     """Their rule: as many as `id2label` names, else `num_labels`, else 2."""
     if (labels := config.get("id2label")) is None:
-        return int(config.get("num_labels", 2))
-    if sorted(map(int, labels)) != list(range(len(labels))):
+        num_labels = config.get("num_labels", 2)
+        if type(num_labels) is not int:
+            raise ValueError(f"{_PREFIX}num_labels={num_labels!r} must be a number")
+        return num_labels
+    if not isinstance(labels, Mapping) or set(map(str, labels)) != set(map(str, range(len(labels)))):
         raise ValueError(f"{_PREFIX}id2label={labels!r} must number its classes from 0 without gaps")
     return len(labels)

@@ -120,7 +120,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     file_of = _read_json(index).get("weight_map")
-    if not isinstance(file_of, dict):
+    if not isinstance(file_of, dict) or not all(isinstance(name, str) for name in file_of.values()):
         raise ValueError(f"{index.name} has no weight_map of names to files")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(file_of.values())):

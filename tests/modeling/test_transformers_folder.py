@@ -125,6 +125,14 @@ def test_an_index_does_not_lead_out_of_its_folder(folder):
         read_transformers(folder)
 
 
+@pytest.mark.parametrize("weight_map", [["a"], {"class_predictor.bias": 1}])
+def test_an_index_that_is_none_is_refused(folder, weight_map):
+    index = split_into_shards(folder, save_file, ["a.safetensors", "b.safetensors"])
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match=rf"{index.name} has no weight_map of names to files"):
+        read_transformers(folder)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
