@@ -18,14 +18,14 @@ from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 
-__all__ = ["PLAIN", "PlainUnpickler", "refusal"]
+__all__ = ["PLAIN", "PlainUnpickler", "RefusalError"]
 
 #: Kinds of NumPy's types: bool, int, unsigned, float, complex; objects, bytes, text. Not records, which hold others.
 _KINDS = "biufcOSU"
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Raises pickle.UnpicklingError with the name of what is not in `allowed`; foreign bytes may end in any error."""
+    """Raises RefusalError with the name of what is not in `allowed`; foreign bytes may end in any error."""
 
     #: (module, name) in the pickle -> what it gets.
     allowed: ClassVar[Mapping[tuple[str, str], Any]]
@@ -33,16 +33,18 @@ class PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         given = self.allowed.get((module, name))
         if given is None:
-            raise pickle.UnpicklingError(refusal(f"{module}.{name}"))
+            raise RefusalError(f"{module}.{name}")
         # A pickle may also set attributes of what it was given. Types in C refuse that, and those below take it for
         # their own state; a Python function would not, so every mention gets a new one around it, and what is done to
         # that concerns nobody else.
         return given if isinstance(given, type) else lambda *arguments: given(*arguments)
 
 
-def refusal(name: str) -> str:
-    """What to say about something that a pickle asks for in vain."""
-    return f"it asks for {name}, which is neither tensor nor plain value"
+class RefusalError(pickle.UnpicklingError):
+    """A pickle asks for something that it does not get."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"it asks for {name}, which is neither tensor nor plain value")
 
 
 class _Dtype:
@@ -50,13 +52,13 @@ class _Dtype:
 
     def __init__(self, text: str, align: bool = False, copy: bool = False) -> None:
         if not isinstance(text, str) or (numpy := np.dtype(text)).kind not in _KINDS:
-            raise pickle.UnpicklingError(refusal(f"a NumPy array of type {text!r}"))
+            raise RefusalError(f"a NumPy array of type {text!r}")
         self.numpy: np.dtype[Any] = numpy
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, byte_order, subarray, names, fields, *_ = state
         if any(part is not None for part in (subarray, names, fields)):
-            raise pickle.UnpicklingError(refusal("a NumPy array of records"))
+            raise RefusalError("a NumPy array of records")
         self.numpy = self.numpy.newbyteorder(byte_order)
 
 
@@ -105,7 +107,7 @@ def _frombuffer(content: bytes, dtype: _Dtype, *layout: Any) -> Any:
 def _encode(text: str, encoding: str) -> bytes:
     """`codecs.encode` as pickles before protocol 3 call it, which have no bytes."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(refusal(f"text encoded as {encoding!r}"))
+        raise RefusalError(f"text encoded as {encoding!r}")
     return text.encode("latin1")
 
 

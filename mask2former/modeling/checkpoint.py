@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from mask2former.files import write_atomically
-from mask2former.modeling.load_report import LoadReport
+from mask2former.modeling.load_report import LoadReport, grouped
 from mask2former.modeling.weight_files import WeightFile
 from mask2former.modeling.weight_fitting import fit_weights
 from mask2former.modeling.weight_names import current_names
@@ -49,6 +49,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         *,
         save_to_disk: bool | None = None,
         allow_head_mismatch: bool = False,
+        must_be_complete: bool = False,
         cfg: CfgNode | None = None,
         **checkpointables: Any,
     ) -> None:
@@ -57,11 +58,13 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         save_dir: where checkpoints are written, and the last one is looked for.
         save_to_disk: None: on rank 0 only.
         allow_head_mismatch: let a class head of another number of classes start afresh.
+        must_be_complete: warn of what keeps its random start, because the model is not going to learn.
         cfg: of the model, to be compared with what a transformers folder says about its own.
         checkpointables: what else is saved and restored, by its name in the file.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self._allow_head_mismatch = allow_head_mismatch
+        self._must_be_complete = must_be_complete
         self._cfg = cfg
         self.logger = logging.getLogger(__name__)
 
@@ -83,6 +86,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             model,
             cfg.OUTPUT_DIR,
             allow_head_mismatch=cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH or (starts_training and is_video),
+            must_be_complete=not starts_training,
             cfg=cfg,
             **checkpointables,
         )
@@ -104,6 +108,10 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             _check_settings(self._cfg, weight_file.settings, path)
         report = load_weights(self.model, weight_file, source=path, allow_head_mismatch=self._allow_head_mismatch)
         self.logger.info(f"Weights from {path}:\n{report}")
+        if self._must_be_complete and (untrained := report.fresh + report.reset):
+            self.logger.warning(
+                f"{path} is not the whole model: what stays random, and with it all results, is {grouped(untrained)}"
+            )
         for name in self.checkpointables if checkpointables is None else checkpointables:
             if name in weight_file.other:
                 self.checkpointables[name].load_state_dict(weight_file.other.pop(name))

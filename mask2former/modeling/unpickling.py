@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import re
 from pathlib import Path
 from typing import IO, Any
@@ -11,9 +10,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from mask2former.pickles import PLAIN, PlainUnpickler, refusal
+from mask2former.pickles import PLAIN, PlainUnpickler, RefusalError
 
-__all__ = ["reason_of_refusal", "unpickle", "unpickle_torch"]
+__all__ = ["refused_content", "unpickle", "unpickle_torch"]
 
 
 def unpickle(file: IO[bytes]) -> Any:
@@ -37,14 +36,14 @@ def unpickle_torch(file: str | Path | IO[bytes]) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def reason_of_refusal(error: Exception) -> str:
-    """What a reader says, without torch's advice to run the file's code nevertheless."""
+def refused_content(error: Exception) -> str | None:
+    """What a reader has refused, without torch's advice to run the file's code nevertheless; None: it has not."""
     refused = re.search(r"nsupported (?:\w+: )?GLOBAL ([\w.]+)", str(error))
     if refused:
-        return refusal(refused[1])
+        return str(RefusalError(refused[1]))
     if "weights_only" in str(error):
         return "it is of a kind that cannot be read without running it"
-    return str(error) if isinstance(error, pickle.UnpicklingError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, RefusalError) else None
 
 
 def _storage(content: bytes) -> Any:

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mask2former.modeling.unpickling import reason_of_refusal, unpickle, unpickle_torch
+from mask2former.modeling.unpickling import refused_content, unpickle, unpickle_torch
 
 __all__ = ["WeightFile", "carries_hash", "read_weight_file"]
 
@@ -100,10 +100,14 @@ def read_weight_file(path: str | Path) -> WeightFile:
             return _read_safetensors(path)
         content = _read_pickled(path)
     except _READ_ERRORS as error:
+        if refused := refused_content(error):
+            raise ValueError(
+                f"checkpoint {str(path)!r} is refused: {refused}. Nothing in it was run. If you know what it is, its "
+                "maker can save the tensors alone: torch.save(model.state_dict(), ...)"
+            ) from error
         raise ValueError(
-            f"checkpoint {str(path)!r} ({path.stat().st_size} bytes) cannot be read: it is cut off, is no checkpoint, "
-            "or contains more than tensors and plain values. Copy it again or choose an earlier one. "
-            f"({reason_of_refusal(error)})"
+            f"checkpoint {str(path)!r} ({path.stat().st_size} bytes) cannot be read: it is cut off or no checkpoint. "
+            f"Copy it again or choose an earlier one. ({type(error).__name__}: {error})"
         ) from error
     return _interpret(content, path)
 

@@ -42,7 +42,7 @@ def write_weights(tensors: Mapping[str, Tensor], path: str | Path, *, dtype: tor
         dtype: of floating tensors; None keeps their types.
 
     Raises:
-        ValueError: see `check_weights_path`.
+        ValueError: see `check_weights_path`; or a number is too large for `dtype`.
     """
     path = Path(path)
     check_weights_path(path, dtype)
@@ -50,6 +50,9 @@ def write_weights(tensors: Mapping[str, Tensor], path: str | Path, *, dtype: tor
         name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).detach().cpu()
         for name, tensor in tensors.items()
     }
+    too_large = [name for name, tensor in converted.items() if _has_overflowed(tensors[name], tensor)]
+    if too_large:
+        raise ValueError(f"{str(path)!r}: {examples(too_large)} hold numbers too large for {dtype}: choose bfloat16")
     if path.suffix == ".safetensors":
         # A copy each: safetensors refuses tensors that share memory.
         separate = {name: tensor.contiguous().clone() for name, tensor in converted.items()}
@@ -63,6 +66,10 @@ def write_weights(tensors: Mapping[str, Tensor], path: str | Path, *, dtype: tor
 
 def write_pickle(content: dict[str, Any], path: str | Path) -> None:
     write_atomically(path, lambda file: pickle.dump(content, file))
+
+
+def _has_overflowed(before: Tensor, after: Tensor) -> bool:
+    return after.dtype != before.dtype and not bool(torch.isfinite(after).all()) and bool(torch.isfinite(before).all())
 
 
 def _as_arrays(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:

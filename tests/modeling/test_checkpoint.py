@@ -155,6 +155,26 @@ def test_weights_of_something_else_are_refused(tmp_path):
         MaskFormerCheckpointer(Model()).load(str(tmp_path / "a.pth"))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_run_that_diverged_are_refused(tmp_path, value):
+    _save_pth(_filled(Model(), value), tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"has NaN or infinity in \d+ tensors, e.g. backbone.* had diverged"):
+        MaskFormerCheckpointer(Model()).load(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize(("must_be_complete", "warns"), [(True, True), (False, False)])
+def test_what_stays_random_in_a_model_that_will_not_learn_is_a_warning(tmp_path, caplog, must_be_complete, warns):
+    tensors = {name: tensor for name, tensor in Model().state_dict().items() if "predictor" not in name}
+    save_file(tensors, tmp_path / "a.safetensors")
+    MaskFormerCheckpointer(Model(), must_be_complete=must_be_complete).load(str(tmp_path / "a.safetensors"))
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert bool(said) == warns
+    assert (
+        not warns
+        or "not the whole model: what stays random, and with it all results, is sem_seg_head.predictor (3)" in said[0]
+    )
+
+
 def test_a_class_head_of_another_size_is_refused_with_both_cures(tmp_path):
     _save_pth(Model(num_classes=8), tmp_path / "a.pth")
     message = "for 8 classes, the model one for 5: set MODEL.SEM_SEG_HEAD.NUM_CLASSES to 8, or MODEL.WEIGHTS_ALLOW"

@@ -240,3 +240,11 @@ def test_what_is_no_swin_of_its_authors_is_refused(tmp_path, name, message):
 def _names_without_memory(name):
     with torch.device("meta"):
         return list(timm.create_model(name).state_dict())
+
+
+def test_numbers_too_large_for_half_precision_are_refused(tmp_path):
+    tensors = {"a.running_var": torch.tensor([1e6]), "a.mask": torch.tensor([float("-inf")])}
+    with pytest.raises(ValueError, match=r"a\.running_var hold numbers too large for torch.float16: choose bfloat16"):
+        write_weights(tensors, tmp_path / "a.pth", dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+    write_weights(tensors, tmp_path / "a.pth", dtype=torch.bfloat16)
