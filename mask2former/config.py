@@ -28,6 +28,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     _add_pixel_decoder_config(cfg)
     _add_swin_config(cfg)
     _add_timm_config(cfg)
+    _add_run_config(cfg)
 
 
 def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -64,7 +65,10 @@ def _merge_file(cfg: CfgNode, config_file: str | Path) -> None:
     except OSError as error:
         raise FileNotFoundError(f"{source}: its _BASE_ cannot be read: {error}") from error
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{source}: {error}") from error
+        cure = ""
+        if "yaml.org,2002:python/" in str(error):  # as the original's files compute the training sizes
+            cure = "\nA tag that runs code is refused: write the values out, as configs/_base_/datasets/ade20k_512.yaml does"
+        raise ValueError(f"{source}: {error}{cure}") from error
     except (AttributeError, TypeError) as error:  # from fvcore, for a text, a list or nothing
         raise ValueError(f"{source} or its _BASE_ is not a YAML mapping of keys to values") from error
 
@@ -111,8 +115,6 @@ def _add_solver_config(cfg: CfgNode) -> None:
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # floor of WarmupPolyLR as a fraction of BASE_LR
     cfg.SOLVER.ACCUMULATION_STEPS = 1  # new: micro-batches per optimizer step; together they hold IMS_PER_BATCH images
     cfg.SOLVER.AMP.PRECISION = "fp16"  # new: "fp16" (CUDA, scaled loss) | "bf16"; read when SOLVER.AMP.ENABLED
-    # new: load a checkpoint whose class head has another number of classes and start that head afresh
-    cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH = False
 
 
 def _add_mask_former_config(cfg: CfgNode) -> None:
@@ -151,6 +153,11 @@ def _add_mask_former_config(cfg: CfgNode) -> None:
     node.TEST.OVERLAP_THRESHOLD = 0.0  # panoptic: smallest visible share of a segment
     # resize masks to the output size before (True) or after (False) the semantic merge
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
+
+
+def _add_run_config(cfg: CfgNode) -> None:
+    # new: load a checkpoint whose class head has another number of classes and start that head afresh
+    cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH = False
     # new: where instances are evaluated, boundary AP too (arXiv:2103.16562; task "boundary", dilation ratio 0.02)
     cfg.TEST.BOUNDARY_AP = False
 

@@ -19,6 +19,7 @@ def check_config(cfg: CfgNode) -> None:
         ValueError: with the config key, its value and the choices.
     """
     check_model_names(cfg)
+    _check_head(cfg)
     lookup(DATASET_MAPPER_REGISTRY, cfg.INPUT.DATASET_MAPPER_NAME, "INPUT.DATASET_MAPPER_NAME")
     _choice(cfg.SOLVER.OPTIMIZER, ("ADAMW", "SGD"), "SOLVER.OPTIMIZER")
     _choice(cfg.SOLVER.AMP.PRECISION, ("fp16", "bf16"), "SOLVER.AMP.PRECISION")
@@ -31,6 +32,18 @@ def check_config(cfg: CfgNode) -> None:
                 close = [other for other in known if other.split("_")[0] == name.split("_")[0]]
                 hint = f"similar names: {', '.join(close)}" if close else f"choose from: {', '.join(known)}"
                 raise ValueError(f"{key} names {name!r}, which is not registered; {hint}")
+
+
+def _check_head(cfg: CfgNode) -> None:
+    """The heads of this project serve one kind of model each; others are their authors' business."""
+    architecture, head = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD.NAME
+    pairs = {"MaskFormerHead": "MaskFormer", "PerPixelBaselineHead": "SemanticSegmentor"}
+    pairs["PerPixelBaselinePlusHead"] = pairs["PerPixelBaselineHead"]
+    if head in pairs and architecture in pairs.values() and architecture != pairs[head]:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NAME={head!r} cannot serve MODEL.META_ARCHITECTURE={architecture!r}: set "
+            f"MODEL.META_ARCHITECTURE to {pairs[head]}"
+        )
 
 
 def check_class_count(cfg: CfgNode, dataset_name: str, key: str) -> None:

@@ -258,7 +258,8 @@ def _distributed(model: nn.Module) -> nn.Module:
         return model
     on_cuda = next(model.parameters()).is_cuda
     arguments: dict[str, Any] = {"device_ids": [torch.cuda.current_device()] if on_cuda else None}
-    # No forward pass exchanges buffers: statistics are frozen, or SyncBN's own. The switch was renamed in torch 2.13.
+    # No forward pass exchanges buffers, as in Detectron2: statistics are frozen or SyncBN's own; those of plain BN are
+    # each rank's, and rank 0's are saved. The switch was renamed in torch 2.13.
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     arguments["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
     return DistributedDataParallel(model, **arguments)

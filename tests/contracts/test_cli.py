@@ -60,6 +60,10 @@ def test_the_script_is_a_shell_of_at_most_80_lines_that_imports_without_side_eff
             ["--config-file", "configs/digits/panoptic.yaml", "MODEL.BACKBONE.NAME", "nope"],
             "MODEL.BACKBONE.NAME='nope' is unknown; choose from: D2SwinTransformer",
         ),
+        (
+            ["--config-file", "configs/digits/panoptic.yaml", "MODEL.META_ARCHITECTURE", "SemanticSegmentor"],
+            "MODEL.SEM_SEG_HEAD.NAME='MaskFormerHead' cannot serve MODEL.META_ARCHITECTURE='SemanticSegmentor'",
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_sentence(arguments, message, monkeypatch):
