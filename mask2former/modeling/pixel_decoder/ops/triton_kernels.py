@@ -151,6 +151,7 @@ def _launch(
             DTYPE=tl.float64 if _computing_dtype(value, points, weights, reference) == torch.float64 else tl.float32,
             FUSED=reference is not None,
             num_warps=NUM_WARPS,
+            enable_fp_fusion=True,  # multiply-add in one step; Triton's own default depends on its version
             **(flags or {}),
         )
 
@@ -188,7 +189,7 @@ def _must_be_deterministic() -> bool:
 def _fixed_point_scale(grad_output: Tensor, weights: Tensor, *, weights_are_logits: bool, dtype: torch.dtype) -> Tensor:
     """Steps per unit, a power of two, so that no sum of shares of `grad_output` in one cell leaves an int64.
 
-    Sums of integers do not depend on their order. At least 40 bits remain below the largest entry of `grad_output`
+    Sums of integers do not depend on their order. At least 40 bits remain below the largest possible contribution
     at a million points per head, more than float32 has. What is not finite makes the scale NaN, and with it the whole
     gradient of the value. Computed on the device, without waiting for it.
     """
@@ -200,6 +201,5 @@ def _fixed_point_scale(grad_output: Tensor, weights: Tensor, *, weights_are_logi
     if not weights_are_logits:
         bound = bound * weights.abs().max().to(torch.float64) * points_per_query
     # 2**62 / bound, at most 2**120 to stay within float32.
-    exponent = (62 - torch.frexp(bound).exponent).clamp(max=120)
-    scale = torch.ldexp(torch.ones_like(bound), exponent)
+    scale = torch.exp2((62 - torch.frexp(bound).exponent).clamp(max=120).to(torch.float64))
     return torch.where(bound.isfinite(), scale, torch.nan).to(dtype)
