@@ -22,7 +22,7 @@ from faster_coco_eval.core.coco import COCO
 from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from numpy.typing import NDArray
 
-from mask2former.evaluation.workers import num_cores
+from mask2former.processes import num_cores
 
 __all__ = ["DILATION_RATIO", "TASKS", "AveragePrecision", "average_precision"]
 

@@ -23,7 +23,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mask2former.data.reading import check_size, read_size
-from mask2former.evaluation.workers import map_in_processes
+from mask2former.evaluation.workers import map_with_progress
 
 __all__ = ["InstanceTask", "PixelTask", "judge_instances", "judge_pixels", "official_labels"]
 
@@ -56,7 +56,7 @@ def judge_pixels(tasks: Sequence[PixelTask]) -> dict[str, float]:
     script = _import("evaluation.evalPixelLevelSemanticLabeling")
     args = _settings(script)
     confusion, statistics = script.generateMatrix(args), script.generateInstanceStats(args)
-    for image_confusion, image_statistics in map_in_processes(_count_pixels, tasks, description="Cityscapes pixels"):
+    for image_confusion, image_statistics in map_with_progress(_count_pixels, tasks, description="Cityscapes pixels"):
         confusion += image_confusion
         _add(statistics, image_statistics)
     names = {label: official_labels().id2label[label].name for label in args.evalLabels}
@@ -81,7 +81,7 @@ def judge_instances(tasks: Sequence[InstanceTask]) -> dict[str, float]:
     args = _settings(script)
     script.setInstanceLabels(args)
     matches: dict[str, Any] = {}
-    for image_matches in map_in_processes(_match_instances, tasks, description="Cityscapes instances"):
+    for image_matches in map_with_progress(_match_instances, tasks, description="Cityscapes instances"):
         matches.update(image_matches)
     averages = script.computeAverages(script.evaluateMatches(matches, args), args)
     return {"AP": 100 * float(averages["allAp"]), "AP50": 100 * float(averages["allAp50%"])}

@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 from mask2former.data.datasets.annotation_files import damaged, read_json
 from mask2former.data.masks import rgb_to_id
 from mask2former.data.reading import read_panoptic_ids
-from mask2former.evaluation.workers import map_in_processes
+from mask2former.evaluation.workers import map_with_progress
 from mask2former.files import write_atomically
 
 __all__ = ["InstanceGroundTruth", "instances_from_panoptic", "read_ground_truth"]
@@ -108,7 +108,7 @@ def instances_from_panoptic(panoptic_json: str, panoptic_root: str, thing_ids: s
     convert = partial(_instances_of_image, panoptic_root, frozenset(category["id"] for category in categories))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image, found in map_in_processes(convert, content["annotations"], description="panoptic to instances"):
+    for image, found in map_with_progress(convert, content["annotations"], description="panoptic to instances"):
         images.append(image)
         annotations += [{"id": number, **entry} for number, entry in enumerate(found, start=len(annotations) + 1)]
     return {"images": images, "annotations": annotations, "categories": categories}

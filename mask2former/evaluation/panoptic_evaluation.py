@@ -25,7 +25,7 @@ from PIL import Image
 from mask2former.data.masks import id_to_rgb
 from mask2former.data.reading import check_size, read_size
 from mask2former.evaluation.instance_ground_truth import read_ground_truth
-from mask2former.evaluation.workers import gather_to_main, map_in_processes
+from mask2former.evaluation.workers import gather_to_main, map_with_progress
 from mask2former.files import write_atomically
 
 __all__ = ["PanopticEvaluator", "panoptic_quality"]
@@ -129,7 +129,7 @@ def panoptic_quality(
     pairs = [(entry, by_image[entry["image_id"]]) for entry in ground_truth["annotations"]]
     count = partial(_count, categories, true_folder, predicted_folder)
     total = PQStat()
-    for part in map_in_processes(count, pairs, description="panoptic quality"):
+    for part in map_with_progress(count, pairs, description="panoptic quality"):
         total += part
     groups = {"": _average(total, categories, None)}
     groups["_th"], groups["_st"] = (_average(total, categories, is_thing) for is_thing in (True, False))

@@ -21,7 +21,7 @@ from mask2former.data.datasets.annotation_files import complaints_name, damaged
 from mask2former.data.loader import load_records
 from mask2former.data.masks import decode_segmentations
 from mask2former.evaluation.semantic_evaluation import read_truth
-from mask2former.evaluation.workers import map_in_processes
+from mask2former.evaluation.workers import map_with_progress
 
 __all__ = ["ClassCounts", "SemanticPQ", "count_segments", "evaluate_semantic_pq", "summarize"]
 
@@ -98,7 +98,7 @@ def evaluate_semantic_pq(dataset_name: str, json_file: str) -> SemanticPQ:
     classes = _Classes(dataset_name, len(class_names), metadata.get("ignore_label"))
     class_of = metadata.get("stuff_dataset_id_to_contiguous_id") or {index: index for index in range(len(class_names))}
     pictures = _with_segments(records, json_file, class_of)
-    counts = map_in_processes(partial(_judge, classes), pictures, description="panoptic quality")
+    counts = map_with_progress(partial(_judge, classes), pictures, description="panoptic quality")
     return summarize(reduce(ClassCounts.plus, counts))
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
 from detectron2.utils import comm
 from tqdm import tqdm
 
-__all__ = ["gather_to_main", "map_in_processes", "num_cores"]
+from mask2former import processes
+
+__all__ = ["gather_to_main", "map_with_progress"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-_TASKS_PER_WORKER = 8  # enough that no worker is left with a long last task, few enough that sending them costs nothing
 
 
 def gather_to_main(items: list[Any]) -> list[Any] | None:
@@ -29,28 +26,15 @@ def gather_to_main(items: list[Any]) -> list[Any] | None:
     return list(itertools.chain.from_iterable(gathered)) if comm.is_main_process() else None
 
 
-def num_cores() -> int:
-    """Cores this process may use, which on a shared machine are fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def map_in_processes(
-    function: Callable[[Item], Result], items: Sequence[Item], *, description: str, unit: str = "image"
+def map_with_progress(
+    function: Callable[[Item], Result], items: Sequence[Item], *, description: str
 ) -> Iterator[Result]:
-    """`function(item)` of every item, in order, from as many processes as there are cores; shows a progress bar.
+    """`function(item)` of every image's item, in order, from as many processes as there are cores.
 
     Args:
-        function: can be pickled; NumPy and files only, no CUDA and no operator of torch; prints nothing.
-        description, unit: what the progress bar says (nothing is shown where stderr is no terminal).
+        function: can be pickled; NumPy and files only, no CUDA and no operator of torch or OpenCV; prints nothing.
+        description: what the progress bar says (nothing is shown where stderr is no terminal).
     """
-    num_workers = min(num_cores(), len(items))
-    progress = {"total": len(items), "desc": description, "unit": unit, "disable": None}
-    if num_workers <= 1:
-        yield from tqdm(map(function, items), **progress)
-        return
-    # In a rank that was itself spawned, the default would import torch anew for every worker: seconds and hundreds of
-    # megabytes each. A fork is safe for functions that touch neither CUDA nor torch's threads.
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    with ProcessPoolExecutor(num_workers, multiprocessing.get_context(method)) as pool:
-        size = max(1, len(items) // (num_workers * _TASKS_PER_WORKER))
-        yield from tqdm(pool.map(function, items, chunksize=size), **progress)
+    # Copies, because the program around an evaluation may be anyone's, without a `__main__` guard.
+    results = processes.map_in_processes(function, items, processes.num_cores(), from_copies=True)
+    yield from tqdm(results, total=len(items), desc=description, unit="image", disable=None)

@@ -6,14 +6,8 @@ under another name and renamed when they are complete.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import cv2
 from tqdm import tqdm
 
-_CHUNK = 4  # jobs a worker gets at a time: enough to hide the transfer, few to wait for after Ctrl-C
+from mask2former.processes import map_in_processes, num_cores
 
 
 @dataclass(frozen=True)
@@ -113,53 +107,26 @@ def process(
     Raises:
         ValueError, OSError: the first error of a job, with the name of its file. What other jobs wrote stays.
     """
-    if num_workers is None:
-        num_workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    num_workers = num_cores() if num_workers is None else num_workers
     if num_workers < 1:
         raise ValueError(f"--num-workers must be 1 or more, got {num_workers}")
     num_workers = min(num_workers, len(jobs))
     # Nothing is shown where stderr is no terminal.
     progress = {"desc": description, "unit": "file", "initial": num_done, "disable": None if jobs else True}
-    with tqdm(total=num_done + len(jobs), **progress) as bar:
-        for result in _results(partial(_call, function), jobs, num_workers):
-            yield result
-            bar.update()
+    results = map_in_processes(partial(_call, function), jobs, num_workers, from_copies=False, initialize=_use_one_core)
+    try:
+        with tqdm(total=num_done + len(jobs), **progress) as bar:
+            for result in results:
+                yield result
+                bar.update()
+    except ChildProcessError as error:
+        raise ChildProcessError(
+            f"{error}; finished files stay, run again with a smaller --num-workers than {num_workers}"
+        ) from error
 
 
-def _results(function: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int) -> Iterator[Result]:
-    if num_workers <= 1:
-        yield from map(function, jobs)
-        return
-    # Not forked from this process: locks of libraries that have threads here, OpenCV's for one, would never open there.
-    # The server that is forked instead imports the package once.
-    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    if sys.platform == "linux":
-        context.set_forkserver_preload([__name__])
-    chunk = max(1, min(_CHUNK, len(jobs) // (4 * num_workers)))
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker) as executor:
-        try:
-            yield from executor.map(function, jobs, chunksize=chunk)
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                "a worker process was killed, probably because memory ran out; finished files stay, run again with a "
-                f"smaller --num-workers than {num_workers}"
-            ) from error
-        finally:
-            executor.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)  # one core per worker
-
-
-def _end_with_parent() -> None:
-    """Ends a worker whose main process was killed: it would wait for the next job for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "workers are started by a main process"
-    parent.join()
-    os._exit(1)
+def _use_one_core() -> None:
+    cv2.setNumThreads(1)
 
 
 def _call(function: Callable[[Job], Result], job: Job) -> Result:
