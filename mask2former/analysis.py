@@ -22,13 +22,15 @@ __all__ = ["Costs", "count_costs", "inputs_to_count"]
 
 _aten = torch.ops.aten
 
-#: Operators whose multiply-adds torch knows, under the names of the table.
+#: Operators whose multiply-adds torch knows (our own told it), under the names of the table.
 _NAMES = {
     "convolution": "convolution",
     "mm": "matrix product",
     "addmm": "matrix product",
     "bmm": "matrix product",
     "baddbmm": "matrix product",
+    "ms_deform_attn": "deformable attention",
+    "fused_ms_deform_attn": "deformable attention",
 }
 #: Operators that torch does not count: name in the table, multiply-adds for each element of the (first) result. The
 #: plain deformable attention is bilinear sampling (four neighbors) and a weighted sum.
@@ -133,7 +135,8 @@ class _Counting(TorchDispatchMode):
             # Its formulas count multiplications and additions apart.
             name = _NAMES.get(packet.__name__, "attention")
             self.costs.flops[place, name] += flop_registry[packet](*args, **(kwargs or {}), out_val=result) // 2
-            self.costs.activations[place, name] += _first(result).numel()
+            if name != "deformable attention":  # the plain version has no single result, and tables must not differ
+                self.costs.activations[place, name] += _first(result).numel()
         elif packet in _ELEMENTWISE:
             name, factor = _ELEMENTWISE[packet]
             self.costs.flops[place, name] += factor * _first(result).numel()

@@ -23,7 +23,7 @@ def setup_arguments(tmp_path_factory):
     """The keyword arguments that setup.py passes to setuptools."""
     program = (
         "import json, runpy, setuptools, sys\n"
-        "setuptools.setup = lambda **arguments: print(json.dumps(arguments))\n"
+        "setuptools.setup = lambda **arguments: print(json.dumps(arguments, default=str))\n"
         "runpy.run_path('setup.py')\n"
         "assert 'torch' not in sys.modules\n"
     )

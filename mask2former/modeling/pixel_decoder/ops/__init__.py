@@ -1,6 +1,7 @@
 """Multi-scale deformable attention: the module, the operator and its plain PyTorch definition."""
 
-from .functional import available_backends, ms_deform_attn
+from .backends import available_backends
+from .functional import ms_deform_attn
 from .modules import MSDeformAttn
 from .reference import ms_deform_attn_reference
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...constants import cached_constant
 
-__all__ = ["cell_sizes", "check_arguments", "check_fused_arguments", "level_sizes"]
+__all__ = ["cell_sizes", "check_arguments", "check_fused_arguments", "computing_dtype", "level_sizes"]
 
 
 def level_sizes(spatial_shapes: Tensor | Sequence[Sequence[int]]) -> list[tuple[int, int]]:
@@ -68,6 +68,14 @@ def check_fused_arguments(
         raise ValueError(f"reference_points must be (B or 1, T, L, 2) with T, L, 2 = {expected}, got {tuple(shape)}")
     _check_kind("reference_points", reference_points, value.device)
     return sizes
+
+
+def computing_dtype(*tensors: Tensor) -> torch.dtype:
+    """The widest dtype of the arguments, at least float32."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
 
 
 def _check_value(value: Tensor, spatial_shapes: Tensor | Sequence[Sequence[int]]) -> list[tuple[int, int]]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from .arguments import check_arguments, check_fused_arguments, computing_dtype
+from .backends import REFERENCE, chosen_backend, takes_value
+from .library import fused_ms_deform_attn_op, ms_deform_attn_op
 from .reference import fused_ms_deform_attn_reference, ms_deform_attn_reference
 
-__all__ = ["available_backends", "fused_ms_deform_attn", "ms_deform_attn"]
-
-
-def available_backends() -> list[str]:
-    """Names of the implementations that can run here, the preferred one first."""
-    return ["reference"]
+__all__ = ["fused_ms_deform_attn", "ms_deform_attn"]
 
 
 def ms_deform_attn(
@@ -38,7 +37,12 @@ def ms_deform_attn(
     Raises:
         ValueError: an argument has a wrong shape, dtype or device; the message names it.
     """
-    return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
+    name = chosen_backend(value.device.type)
+    if name == REFERENCE:
+        return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
+    sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
+    value_BSnd, locations, weights = _in_dtypes_of(name, value, sampling_locations, attention_weights)
+    return ms_deform_attn_op(value_BSnd, _flat(sizes), locations, weights).to(value.dtype)
 
 
 def fused_ms_deform_attn(
@@ -63,4 +67,27 @@ def fused_ms_deform_attn(
     Raises:
         ValueError: an argument has a wrong shape, dtype or device; the message names it.
     """
-    return fused_ms_deform_attn_reference(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
+    name = chosen_backend(value.device.type)
+    if name == REFERENCE:
+        return fused_ms_deform_attn_reference(
+            value, spatial_shapes, reference_points, sampling_offsets, attention_logits
+        )
+    sizes = check_fused_arguments(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
+    value_BSnd, points, offsets, logits = _in_dtypes_of(
+        name, value, reference_points, sampling_offsets, attention_logits
+    )
+    return fused_ms_deform_attn_op(value_BSnd, _flat(sizes), points, offsets, logits).to(value.dtype)
+
+
+def _flat(sizes: list[tuple[int, int]]) -> list[int]:
+    return [cells for size in sizes for cells in size]
+
+
+def _in_dtypes_of(name: str, value: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """The arguments in dtypes that the backend takes and in which it computes what the reference does.
+
+    That is float64 for all where one of them is; otherwise float32, and the value may stay narrower.
+    """
+    dtype = computing_dtype(value, *others)
+    as_it_is = dtype == torch.float32 and takes_value(name, value.dtype)
+    return (value if as_it_is else value.to(dtype), *(other.to(dtype) for other in others))

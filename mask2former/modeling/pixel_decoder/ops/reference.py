@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import cell_sizes, check_arguments, check_fused_arguments
+from .arguments import cell_sizes, check_arguments, check_fused_arguments, computing_dtype
 
 __all__ = ["fused_ms_deform_attn_reference", "ms_deform_attn_reference"]
 
@@ -29,7 +29,7 @@ def ms_deform_attn_reference(
     Computes in the widest dtype of its arguments, at least float32, and returns the dtype of `value`.
     """
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
-    dtype = _computing_dtype(value, sampling_locations, attention_weights)
+    dtype = computing_dtype(value, sampling_locations, attention_weights)
     grid_LBnKT2 = _queries_last(sampling_locations.to(dtype)) * 2 - 1
     weights_LBnKT = _queries_last(attention_weights.to(dtype).unsqueeze(-1)).squeeze(-1)
     return _sum_of_samples(value, sizes, grid_LBnKT2.flatten(1, 2), weights_LBnKT.flatten(1, 2))
@@ -47,7 +47,7 @@ def fused_ms_deform_attn_reference(
     The arithmetic runs in the layout that sampling needs, where long runs of queries are adjacent.
     """
     sizes = check_fused_arguments(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
-    dtype = _computing_dtype(value, reference_points, sampling_offsets, attention_logits)
+    dtype = computing_dtype(value, reference_points, sampling_offsets, attention_logits)
     offset_LBnKT2 = _queries_last(sampling_offsets.to(dtype))
     center_LB11T2 = (reference_points.to(dtype) * 2 - 1).permute(2, 0, 1, 3)[:, :, None, None]
     step_L11112 = 2 * cell_sizes(tuple(sizes), dtype, value.device)[:, None, None, None, None]
@@ -78,10 +78,3 @@ def _sum_of_samples(value: Tensor, sizes: list[tuple[int, int]], grid_LNKT2: Ten
 def _queries_last(x_BTnLKC: Tensor) -> Tensor:
     """(B, T, n, L, K, C) -> (L, B, n, K, T, C), contiguous: the innermost loops then run over queries."""
     return x_BTnLKC.permute(3, 0, 2, 4, 1, 5).contiguous()
-
-
-def _computing_dtype(*tensors: Tensor) -> torch.dtype:
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype

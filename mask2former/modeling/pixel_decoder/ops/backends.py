@@ -1,0 +1,180 @@
+"""What can run multi-scale deformable attention here, and which of it does. Nothing else decides this."""
+# B batch, S value tokens of all levels, T query tokens, n heads, d channels of a head, L levels, K points.
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "REFERENCE",
+    "VARIABLE",
+    "Backend",
+    "available_backends",
+    "backend",
+    "chosen_backend",
+    "forget_choices",
+    "takes_value",
+]
+
+#: Environment variable that forces one backend. Read when the operator first runs on a type of device.
+VARIABLE = "M2F_OPS_BACKEND"
+#: Plain PyTorch, on every device. It is no `Backend`, as autograd differentiates it.
+REFERENCE = "reference"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An implementation of the operator. In all functions sizes are h0, w0, h1, w1...
+
+    Locations, offsets, weights and logits are float64 where the value is, otherwise float32.
+
+    Attributes:
+        device_types: where it runs.
+        value_dtypes: what it takes; others are computed in float32.
+        forward: value (B, S, n, d), sizes, locations (B, T, n, L, K, 2), weights (B, T, n, L, K) -> (B, T, n * d).
+        backward: gradient of the output, then as forward -> gradients of value, locations and weights.
+        fused_forward: value, sizes, reference points (B or 1, T, L, 2), offsets (B, T, n, L, K, 2), logits
+            (B, T, n, L, K) -> (B, T, n * d).
+        fused_backward: gradient of the output, then as fused_forward -> gradients of the four tensors.
+    """
+
+    name: str
+    device_types: frozenset[str]
+    value_dtypes: frozenset[torch.dtype]
+    forward: Callable[[Tensor, list[int], Tensor, Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor, list[int], Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    fused_forward: Callable[[Tensor, list[int], Tensor, Tensor, Tensor], Tensor]
+    fused_backward: Callable[[Tensor, Tensor, list[int], Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+
+
+def available_backends() -> list[str]:
+    """Names of the implementations that can run here, the preferred one first."""
+    return [*(name for name in _LOADERS if isinstance(_load(name), Backend)), REFERENCE]
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name, other than the reference.
+
+    Raises:
+        ValueError: there is none, or it cannot run here; the message says why.
+    """
+    loaded = _load(name) if name in _LOADERS else "there is no such backend"
+    if isinstance(loaded, Backend):
+        return loaded
+    others = {other: _load(other) for other in _LOADERS if other != name}
+    missing = [f"; {other} is not ({reason})" for other, reason in others.items() if isinstance(reason, str)]
+    raise ValueError(
+        f"{VARIABLE}={name} cannot be used: {loaded}. Available here: {', '.join(available_backends())}"
+        f"{''.join(missing)}"
+    )
+
+
+@torch.compiler.assume_constant_result
+def chosen_backend(device_type: str) -> str:
+    """Name of what runs on "cpu", "cuda"...: what M2F_OPS_BACKEND says, otherwise the best that is available.
+
+    Raises:
+        ValueError: M2F_OPS_BACKEND names something that is unknown or cannot run here.
+    """
+    return _choose(device_type)
+
+
+@torch.compiler.assume_constant_result
+def takes_value(name: str, dtype: torch.dtype) -> bool:
+    """Whether the backend of that name reads values of a dtype as they are."""
+    return dtype in backend(name).value_dtypes
+
+
+def forget_choices() -> None:
+    """Decide anew when the operator runs next: for programs, and tests, that change M2F_OPS_BACKEND."""
+    _choose.cache_clear()
+    _load.cache_clear()
+
+
+@cache
+def _choose(device_type: str) -> str:
+    if device_type == "meta":  # tensors without content: plain PyTorch computes their shapes
+        return REFERENCE
+    name = os.environ.get(VARIABLE) or _preferred(device_type)
+    if name != REFERENCE and device_type not in backend(name).device_types:
+        raise ValueError(
+            f"{VARIABLE}={name} runs on {', '.join(sorted(backend(name).device_types))}, the tensors are on "
+            f"{device_type}. Unset it, or move the model"
+        )
+    _logger.info("multi-scale deformable attention on %s: %s", device_type, name)
+    return name
+
+
+def _preferred(device_type: str) -> str:
+    loaded = [_load(name) for name in _CHOSEN_UNASKED]
+    usable = (found for found in loaded if isinstance(found, Backend) and device_type in found.device_types)
+    return next((found.name for found in usable), REFERENCE)
+
+
+@cache
+def _load(name: str) -> Backend | str:
+    """The backend, or why it cannot run here."""
+    return _LOADERS[name]()
+
+
+def _load_cpp() -> Backend | str:
+    library = Path(__file__).with_name("_C.so")
+    if not library.is_file():
+        return "the package was installed without a C++ compiler or with M2F_BUILD_OPS=0"
+    rebuild = "build it again with `make setup` or `pip install --no-build-isolation .`"
+    try:
+        torch.ops.load_library(library)
+    except OSError as error:  # the linker's answer to a library of another torch or machine
+        reason = f"{library} cannot be loaded, {rebuild}: {error}"
+    else:
+        operators = torch.ops.mask2former_cpp
+        if operators.built_for() == torch.__version__.split("+")[0]:
+            return Backend(
+                "cpp",
+                frozenset({"cpu"}),
+                frozenset({torch.float32, torch.float64, torch.bfloat16}),
+                operators.forward,
+                operators.backward,
+                operators.fused_forward,
+                operators.fused_backward,
+            )
+        reason = f"{library} was built for torch {operators.built_for()}, this is {torch.__version__}: {rebuild}"
+    _logger.warning("The fast multi-scale deformable attention is not used: %s", reason)
+    return reason
+
+
+def _load_triton() -> Backend | str:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if not (torch.cuda.is_available() or interpreted):
+        return "there is no GPU"
+    kernels = importlib.import_module(".triton_kernels", __package__)
+    return Backend(
+        "triton",
+        # The interpreter, for tests, computes on the host.
+        frozenset({"cuda", "cpu"} if interpreted else {"cuda"}),
+        frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16}),
+        kernels.forward,
+        kernels.backward,
+        kernels.fused_forward,
+        kernels.fused_backward,
+    )
+
+
+#: The preferred first.
+_LOADERS: dict[str, Callable[[], Backend | str]] = {"cpp": _load_cpp, "triton": _load_triton}
+#: Triton's kernels have passed their tests in its interpreter only, never on a GPU: they run when asked for by name.
+_CHOSEN_UNASKED = ("cpp",)

@@ -1,0 +1,323 @@
+"""Every implementation of multi-scale deformable attention that runs here equals the plain PyTorch one."""
+
+import itertools
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from mask2former.modeling.pixel_decoder.ops import backends, ms_deform_attn, ms_deform_attn_reference
+from mask2former.modeling.pixel_decoder.ops.functional import fused_ms_deform_attn
+from mask2former.modeling.pixel_decoder.ops.reference import fused_ms_deform_attn_reference
+from tests.modeling.pixel_decoder.test_msdeformattn import Exportable, flat, make_decoder, make_features
+
+CPP_IS_MISSING = "cpp" not in backends.available_backends()
+needs_cpp = pytest.mark.skipif(CPP_IS_MISSING, reason="the C++ library is not built (M2F_BUILD_OPS=1 says why)")
+
+Sizes = list[tuple[int, int]]
+SIZES: Sizes = [(3, 4), (1, 5), (2, 1)]
+
+
+@pytest.fixture
+def force(monkeypatch):
+    """Force a backend for the rest of a test; None: the choice of the package."""
+
+    def force(name: str | None) -> None:
+        monkeypatch.delenv(backends.VARIABLE, raising=False)
+        if name is not None:
+            monkeypatch.setenv(backends.VARIABLE, name)
+        backends.forget_choices()
+
+    yield force
+    monkeypatch.undo()
+    backends.forget_choices()
+
+
+@pytest.fixture(params=[pytest.param("cpp", marks=needs_cpp)])
+def compiled(request, force) -> str:
+    """The name of a compiled backend, which is the one in use."""
+    force(request.param)
+    return request.param
+
+
+def make_arguments(
+    sizes: Sizes = SIZES, *, batch=2, queries=5, heads=2, width=8, points=2, dtype=torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, locations inside, near and outside the maps, weights of both signs."""
+    torch.manual_seed(0)
+    value = torch.randn(batch, sum(height * width for height, width in sizes), heads, width, dtype=dtype)
+    locations = torch.rand(batch, queries, heads, len(sizes), points, 2, dtype=dtype) * 1.8 - 0.4
+    return value, locations, torch.randn(batch, queries, heads, len(sizes), points, dtype=dtype)
+
+
+def make_fused_arguments(sizes: Sizes = SIZES, *, shared=False, **options) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Value, reference points, offsets in cells, logits."""
+    value, locations, logits = make_arguments(sizes, **options)
+    batch, queries = locations.shape[:2]
+    reference = torch.rand(1 if shared else batch, queries, len(sizes), 2, dtype=value.dtype)
+    return value, reference, 2 * torch.randn_like(locations), 2 * logits
+
+
+def results(function, sizes: Sizes, arguments) -> list[Tensor]:
+    """The output and the gradients of all arguments of an uneven sum of it."""
+    arguments = [argument.detach().clone().requires_grad_() for argument in arguments]
+    output = function(arguments[0], sizes, *arguments[1:])
+    torch.manual_seed(1)
+    (output * torch.randn(output.shape, dtype=torch.float64).to(output.dtype)).sum().backward()
+    return [output.detach(), *(argument.grad for argument in arguments)]
+
+
+def assert_equal_to_reference(sizes: Sizes, arguments, fused_arguments, tolerance: float = 1e-11) -> None:
+    pairs = [
+        (ms_deform_attn, ms_deform_attn_reference, arguments),
+        (fused_ms_deform_attn, fused_ms_deform_attn_reference, fused_arguments),
+    ]
+    for function, reference, inputs in pairs:
+        for got, expected in zip(results(function, sizes, inputs), results(reference, sizes, inputs), strict=True):
+            assert got.dtype == expected.dtype
+            scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
+            torch.testing.assert_close(got, expected, atol=tolerance * scale, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[(5, 7)], [(1, 1)], [(7, 3), (4, 2)], [(2, 3), (4, 5), (9, 11)], [(1, 1), (1, 9), (9, 1), (3, 3)], [(2, 2)] * 5],
+    ids=str,
+)
+@pytest.mark.parametrize("points", [1, 3, 4])
+def test_any_number_of_levels_and_points(compiled, sizes, points) -> None:
+    options = {"batch": 3, "heads": 3, "points": points}
+    assert_equal_to_reference(sizes, make_arguments(sizes, **options), make_fused_arguments(sizes, **options))
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 20, 32, 40, 64, 96])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])
+def test_any_width_of_a_head(compiled, width, dtype, tolerance) -> None:
+    options = {"width": width, "dtype": dtype}
+    assert_equal_to_reference(SIZES, make_arguments(**options), make_fused_arguments(**options), tolerance)
+
+
+def test_pictures_may_share_their_reference_points(compiled) -> None:
+    assert_equal_to_reference(SIZES, make_arguments(), make_fused_arguments(shared=True))
+
+
+@pytest.mark.parametrize("empty", [{"batch": 0}, {"queries": 0}], ids=str)
+def test_nothing_to_do(compiled, empty) -> None:
+    assert_equal_to_reference(SIZES, make_arguments(**empty), make_fused_arguments(**empty))
+
+
+def test_memory_layout_does_not_matter(compiled) -> None:
+    def strided(arguments):
+        return [argument.transpose(0, 1).contiguous().transpose(0, 1) for argument in arguments]
+
+    for function, arguments in ((ms_deform_attn, make_arguments()), (fused_ms_deform_attn, make_fused_arguments())):
+        torch.testing.assert_close(
+            function(strided(arguments)[0], SIZES, *strided(arguments)[1:]),
+            function(arguments[0], SIZES, *arguments[1:]),
+        )
+    value, locations, weights = (argument.requires_grad_() for argument in make_arguments())
+    ms_deform_attn(value, SIZES, locations, weights).sum().backward()  # the gradient of a sum has no strides
+    dense = value.grad.clone()
+    value.grad = None
+    output = ms_deform_attn(value, SIZES, locations, weights)
+    output.backward(torch.ones_like(output))
+    torch.testing.assert_close(value.grad, dense)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [-50.0, -1e9, 1e9, 1.4, -0.125, 0.0, 0.125, 0.375, 0.5, 0.875, 1.0, 1.125],
+)
+def test_places_outside_on_the_border_and_on_centers(compiled, place) -> None:
+    # Cells are 1/4 wide: -0.125 and 1.125 are one cell beyond the outermost centers 0.125 and 0.875.
+    value, locations, weights = make_arguments([(4, 4)])
+    locations[..., 0] = place
+    expected = ms_deform_attn_reference(value, [(4, 4)], locations, weights)
+    torch.testing.assert_close(ms_deform_attn(value, [(4, 4)], locations, weights), expected)
+    grads = [
+        torch.autograd.grad(
+            function(value.requires_grad_(), [(4, 4)], locations, weights.requires_grad_()).sum(), (value, weights)
+        )
+        for function in (ms_deform_attn, ms_deform_attn_reference)
+    ]  # not that of the locations: it jumps at centers, where either side is right
+    for got, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_gradients_are_exact(compiled) -> None:
+    sizes: Sizes = [(2, 3), (1, 2)]
+    options = {"batch": 1, "queries": 2, "width": 2, "points": 2}
+    for function, arguments in (
+        (ms_deform_attn, make_arguments(sizes, **options)),
+        (fused_ms_deform_attn, make_fused_arguments(sizes, **options)),
+    ):
+        arguments = [argument.requires_grad_() for argument in arguments]
+        assert torch.autograd.gradcheck(lambda v, *rest, f=function: f(v, sizes, *rest), arguments)
+
+
+def test_gradients_of_gradients_are_refused(compiled) -> None:
+    value, locations, weights = make_arguments()
+    value.requires_grad_()
+    output = ms_deform_attn(value, SIZES, locations, weights.requires_grad_())
+    (grad,) = torch.autograd.grad(output.square().sum(), value, create_graph=True)
+    with pytest.raises(RuntimeError, match="ms_deform_attn_backward"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize(("dtype", "epsilon"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+def test_a_half_precision_value_loses_no_more_than_its_rounding(compiled, dtype, epsilon) -> None:
+    # The value is given in `dtype` and exact there; what is left is the rounding of the result and of float32.
+    arguments, fused_arguments = make_arguments(width=20), make_fused_arguments(width=20)
+    for function, reference, inputs in (
+        (ms_deform_attn, ms_deform_attn_reference, arguments),
+        (fused_ms_deform_attn, fused_ms_deform_attn_reference, fused_arguments),
+    ):
+        value, *rest = inputs[0].to(dtype), *(argument.float() for argument in inputs[1:])
+        exact = reference(value.double(), SIZES, *(argument.double() for argument in rest))
+        got = function(value, SIZES, *rest)
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), exact, atol=1e-5, rtol=epsilon)
+        grad = torch.randn(exact.shape, dtype=torch.float64).to(dtype)
+        value.requires_grad_()
+        wide = value.detach().double().requires_grad_()
+        function(value, SIZES, *rest).backward(grad)
+        reference(wide, SIZES, *(argument.double() for argument in rest)).backward(grad.double())
+        assert value.grad.dtype == dtype
+        torch.testing.assert_close(value.grad.double(), wide.grad, atol=1e-5, rtol=epsilon)
+
+
+def test_two_backward_passes_agree_to_the_last_bit_whatever_the_threads(compiled) -> None:
+    sizes: Sizes = [(9, 11), (5, 6)]
+    arguments = make_fused_arguments(sizes, queries=129, width=32, dtype=torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = results(fused_ms_deform_attn, sizes, arguments)
+        torch.set_num_threads(3)
+        shared = results(fused_ms_deform_attn, sizes, arguments)
+    finally:
+        torch.set_num_threads(threads)
+    # The gradient of the reference points is a sum by torch, which may split it between threads.
+    assert all(torch.equal(alone[i], shared[i]) for i in (0, 1, 3, 4))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_operators_keep_the_promises_of_torch_library(compiled, fused) -> None:
+    arguments = make_fused_arguments() if fused else make_arguments()
+    sizes = list(itertools.chain(*SIZES))
+    name = "fused_ms_deform_attn" if fused else "ms_deform_attn"
+    operator = getattr(torch.ops.mask2former, name)
+    value, *rest = (argument.requires_grad_() for argument in arguments)
+    torch.library.opcheck(operator.default, (value, sizes, *rest))
+    grad = torch.randn_like(operator(value, sizes, *rest))
+    plain = [argument.detach() for argument in arguments]
+    torch.library.opcheck(
+        getattr(torch.ops.mask2former, f"{name}_backward").default, (grad, plain[0], sizes, *plain[1:])
+    )
+
+
+def test_a_compiled_pixel_decoder_equals_the_eager_one(compiled) -> None:
+    decoder, features = make_decoder(num_layers=1), make_features(batch=1, height=40, width=52)
+    # Tracing is what the operators must survive; making code of the rest is the business of torch.
+    traced = torch.compile(Exportable(decoder), backend="aot_eager", fullgraph=True)
+    outcomes = []
+    for function in (traced, lambda features: flat(decoder.forward_features(features))):
+        decoder.zero_grad()
+        outputs = function(features)
+        sum(output.square().mean() for output in outputs).backward()
+        outcomes.append([*outputs, *(parameter.grad for parameter in decoder.parameters())])
+    for got, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def operators_of_an_export() -> list[str]:
+    decoder, features = make_decoder(num_layers=1).eval(), make_features(batch=1, height=45, width=53)
+    with torch.no_grad():
+        exported = torch.export.export(Exportable(decoder), (features,))
+    graphs = [module.graph for module in exported.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
+    return [str(node.target) for graph in graphs for node in graph.nodes]
+
+
+def test_an_export_contains_the_operator(compiled) -> None:
+    operators = operators_of_an_export()
+    assert operators.count("mask2former.fused_ms_deform_attn.default") == 1
+    assert not [name for name in operators if "grid_sampler" in name]
+
+
+def test_an_export_of_the_reference_is_ordinary_pytorch(force) -> None:
+    force("reference")
+    operators = operators_of_an_export()
+    assert not [name for name in operators if "mask2former" in name]
+    assert [name for name in operators if "grid_sampler" in name]
+
+
+def test_the_compiled_backend_is_preferred_on_the_cpu(force) -> None:
+    force(None)
+    expected = "reference" if CPP_IS_MISSING else "cpp"
+    assert backends.chosen_backend("cpu") == expected == backends.available_backends()[0]
+
+
+def test_an_unknown_backend_is_refused_with_those_that_exist(force) -> None:
+    force("fortran")
+    with pytest.raises(ValueError, match="M2F_OPS_BACKEND=fortran .*Available here: .*reference"):
+        ms_deform_attn(make_arguments()[0], SIZES, *make_arguments()[1:])
+
+
+def test_a_backend_that_cannot_run_here_is_refused_with_the_reason(force, monkeypatch) -> None:
+    force("cpp")
+    monkeypatch.setitem(backends._LOADERS, "cpp", lambda: "no compiler")
+    with pytest.raises(ValueError, match="M2F_OPS_BACKEND=cpp cannot be used: no compiler. Available here"):
+        backends.chosen_backend("cpu")
+    assert "cpp" not in backends.available_backends()
+
+
+@needs_cpp
+def test_a_backend_forced_for_another_device_is_refused(force) -> None:
+    force("cpp")
+    with pytest.raises(ValueError, match="M2F_OPS_BACKEND=cpp runs on cpu, the tensors are on cuda"):
+        backends.chosen_backend("cuda")
+
+
+def test_the_log_says_once_what_runs(force, caplog) -> None:
+    force("reference")
+    arguments = make_arguments()
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            ms_deform_attn(arguments[0], SIZES, *arguments[1:])
+    assert [record.getMessage() for record in caplog.records if "deformable" in record.getMessage()] == [
+        "multi-scale deformable attention on cpu: reference"
+    ]
+
+
+@needs_cpp
+@pytest.mark.parametrize("change", ["dtype", "shape", "tokens"])
+def test_the_library_itself_refuses_what_does_not_fit(change) -> None:
+    value, locations, weights = make_arguments()
+    if change == "dtype":
+        weights, message = weights.float(), "weights must be Double, got Float"
+    elif change == "shape":
+        weights, message = weights[:, :4], "weights must be"
+    else:
+        value, message = value[:, 1:], "must add up to the 18 tokens"
+    with pytest.raises(RuntimeError, match=message):
+        backends.backend("cpp").forward(value, list(itertools.chain(*SIZES)), locations, weights)
+
+
+@needs_cpp
+@pytest.mark.parametrize("instructions", ["default", "avx2"])
+def test_machines_with_fewer_instructions_compute_the_same(instructions) -> None:
+    program = (
+        "import torch\n"
+        "from tests.modeling.pixel_decoder.test_backends import *\n"
+        "for width in (3, 20, 32):\n"
+        "    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-5)):\n"
+        "        arguments = [make(width=width, dtype=dtype) for make in (make_arguments, make_fused_arguments)]\n"
+        "        assert_equal_to_reference(SIZES, *arguments, tolerance)\n"
+    )
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": instructions, backends.VARIABLE: "cpp"}
+    finished = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
