@@ -67,7 +67,8 @@ def _merge_file(cfg: CfgNode, config_file: str | Path) -> None:
     except (ValueError, yaml.YAMLError) as error:
         cure = ""
         if "yaml.org,2002:python/" in str(error):  # as the original's files compute the training sizes
-            cure = "\nA tag that runs code is refused: write the values out, as configs/_base_/datasets/ade20k_512.yaml does"
+            example = "configs/_base_/datasets/ade20k_512.yaml"
+            cure = f"\nA tag that runs code is refused: write the values out, as {example} does"
         raise ValueError(f"{source}: {error}{cure}") from error
     except (AttributeError, TypeError) as error:  # from fvcore, for a text, a list or nothing
         raise ValueError(f"{source} or its _BASE_ is not a YAML mapping of keys to values") from error
