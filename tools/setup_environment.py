@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,9 @@ DETECTRON2 = "detectron2-cdo==0.5"
 DETECTRON2_NAMES = ("detectron2", "detectron2-cdo")
 DEFAULT_EXTRAS = "dev,demo,hf"
 PINS = ("requirements.txt", "requirements-extras.txt")
+# What is compiled where there is a compiler, see setup.py, and the environment variables that change the outcome.
+COMPILED = "mask2former/modeling/pixel_decoder/ops/src"
+BUILD_VARIABLES = ("M2F_BUILD_OPS", "CXX", "CC", "CXXFLAGS", "CFLAGS", "CPPFLAGS", "LDFLAGS")
 # A version of torch chooses these (2.11, for one, forbids the newest setuptools): they leave the list of pins when the
 # torch in the environment is kept.
 TORCH_FAMILY = re.compile(r"^(torch|torchvision|triton|nvidia-[\w-]+|cuda-[\w-]+|setuptools)==")
@@ -48,7 +52,7 @@ def main() -> None:
     environment.create()
     last = environment.record()
     extras = last.get("extras", DEFAULT_EXTRAS) if options.extras is None else options.extras
-    wanted = fingerprint(extras)
+    wanted = fingerprint(extras, environment.version_of("torch"))
     has_detectron2 = options.detectron2 in (None, last.get("detectron2")) and environment.version_of(*DETECTRON2_NAMES)
     if last.get("fingerprint") == wanted and has_detectron2:
         print(f"{options.venv} is up to date.")
@@ -59,7 +63,7 @@ def main() -> None:
     environment.check()
     environment.write_record(
         {
-            "fingerprint": wanted,
+            "fingerprint": fingerprint(extras, environment.version_of("torch")),
             "extras": extras,
             "detectron2": options.detectron2 or last.get("detectron2", ""),
             "torch": "" if keeps_torch else environment.version_of("torch"),
@@ -68,10 +72,16 @@ def main() -> None:
     print(f"{options.venv} is ready.")
 
 
-def fingerprint(extras: str) -> str:
-    """Changes with what `make setup` would install, and when the repository moves (the package is editable)."""
-    sources = [Path(__file__), ROOT / "setup.py", *(ROOT / name for name in PINS)]
-    content = b"\0".join(source.read_bytes() for source in sources) + f"\0{extras}\0{ROOT}".encode()
+def fingerprint(extras: str, torch: str) -> str:
+    """Changes with what `make setup` would install or compile, and when the repository moves (it is editable).
+
+    Compiled code depends on the torch that is installed and on the compiler: one that came since is a reason to build.
+    """
+    compiled = sorted(path for path in (ROOT / COMPILED).iterdir() if path.is_file())
+    sources = [Path(__file__), ROOT / "setup.py", *(ROOT / name for name in PINS), *compiled]
+    build = [shutil.which("c++") or "", *(os.environ.get(name, "") for name in BUILD_VARIABLES)]
+    words = "\0".join([extras, str(ROOT), torch, *build])
+    content = b"\0".join(source.read_bytes() for source in sources) + b"\0" + words.encode()
     return hashlib.sha256(content).hexdigest()
 
 
@@ -136,7 +146,9 @@ class Environment:
             self.uv("install", "--no-deps", "--requirements", str(pins[0]))
             package = f".[{extras}]" if extras else "."
             constraints = [f"--constraints={pin}" for pin in pins]
-            self.uv("install", "--no-build-isolation", *constraints, "--editable", package, *kept)
+            # Always built anew: uv would not notice that a C++ file changed.
+            anew = ("--no-build-isolation", "--reinstall-package", "mask2former")
+            self.uv("install", *anew, *constraints, "--editable", package, *kept)
 
     def install_detectron2(self, requirement: str | None) -> None:
         """`requirement` if one is given; otherwise ours, unless the environment already has one."""
@@ -153,7 +165,12 @@ class Environment:
 
     def check(self) -> None:
         """Import what everything rests on, so that a broken set-up fails here."""
-        run(str(self.python), "-c", "import torchvision, mask2former, detectron2.modeling, detectron2.evaluation")
+        code = (
+            "import torchvision, mask2former, detectron2.modeling, detectron2.evaluation\n"
+            "from mask2former.modeling.pixel_decoder.ops import available_backends\n"
+            "print('Deformable attention can run through:', ', '.join(available_backends()))"
+        )
+        run(str(self.python), "-c", code)
 
     def uv(self, command: str, *arguments: str) -> None:
         index = self.pip_index()
