@@ -20,9 +20,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", metavar="IN.pth", help='with the entry "model"')
     parser.add_argument("output", metavar="OUT.pkl")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.pkl if it exists")
     args = parser.parse_args(arguments)
     try:
-        num_tensors = convert_swin(args.input, args.output)
+        num_tensors = convert_swin(args.input, args.output, overwrite=args.overwrite)
     except (OSError, ValueError) as error:
         sys.exit(f"convert-pretrained-swin-model-to-d2.py: error: {error}")
     print(f"{args.output}: {num_tensors} tensors")

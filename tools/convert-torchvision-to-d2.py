@@ -23,9 +23,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", metavar="IN.pth", help="of torchvision or timm")
     parser.add_argument("output", metavar="OUT.pkl")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.pkl if it exists")
     args = parser.parse_args(arguments)
     try:
-        names = convert_torchvision(args.input, args.output)
+        names = convert_torchvision(args.input, args.output, overwrite=args.overwrite)
     except (OSError, ValueError) as error:
         sys.exit(f"convert-torchvision-to-d2.py: error: {error}")
     for name, new_name in names.items():

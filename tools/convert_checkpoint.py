@@ -26,6 +26,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("output")
     parser.add_argument("--config-file", help="of the model; names and shapes of all tensors are compared with it")
     parser.add_argument("--dtype", choices=DTYPES, help="of floating tensors; default: as in the input")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides of the config")
     args = parser.parse_args(arguments)
     if args.opts and not args.config_file:
@@ -37,7 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     try:
         cfg = load_config(args.config_file, args.opts) if args.config_file else None
-        names = convert_checkpoint(args.input, args.output, cfg=cfg, dtype=DTYPES.get(args.dtype))
+        names = convert_checkpoint(
+            args.input, args.output, cfg=cfg, dtype=DTYPES.get(args.dtype), overwrite=args.overwrite
+        )
     except (OSError, KeyError, ValueError) as error:
         sys.exit(f"convert_checkpoint.py: error: {error.args[0] if isinstance(error, KeyError) else error}")
     print(f"{args.output}: {len(names)} tensors")

@@ -38,7 +38,12 @@ _SWIN_NAME = re.compile(
 
 
 def convert_checkpoint(
-    source: str | Path, target: str | Path, *, cfg: CfgNode | None = None, dtype: torch.dtype | None = None
+    source: str | Path,
+    target: str | Path,
+    *,
+    cfg: CfgNode | None = None,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
 ) -> list[str]:
     """Read weights of any kind and write them as `target` says; published old names become current ones.
 
@@ -51,15 +56,17 @@ def convert_checkpoint(
         cfg: of the model, with which names and shapes are compared; transformers folders need it. A backbone file gets
             the names that it has in this model.
         dtype: of floating tensors; None keeps that of the source.
+        overwrite: replace a target that exists.
 
     Returns:
         Names that were written.
 
     Raises:
-        FileNotFoundError, ValueError: the source cannot be read, is not of the config's model, or the target cannot
-            hold it.
+        FileExistsError, FileNotFoundError, ValueError: the target exists and is not to be replaced, or cannot hold the
+            weights; the source cannot be read, or is not of the config's model.
     """
     write = _writer(target, cfg, dtype)
+    _spare(target, overwrite)
     tensors = dict(current_names(unwrapped(read_weights(source).tensors)))
     if cfg is not None:
         tensors = _tensors_of_model(cfg, tensors, str(source))
@@ -67,7 +74,7 @@ def convert_checkpoint(
     return list(tensors)
 
 
-def convert_torchvision(source: str | Path, target: str | Path) -> dict[str, str]:
+def convert_torchvision(source: str | Path, target: str | Path, *, overwrite: bool = False) -> dict[str, str]:
     """Write a ResNet of torchvision (or timm) as a backbone file of Detectron2, without its classifier.
 
     It belongs to pictures in RGB with the usual mean and deviation, and to MODEL.RESNETS.STRIDE_IN_1X1 False.
@@ -76,8 +83,10 @@ def convert_torchvision(source: str | Path, target: str | Path) -> dict[str, str
         Name in the source -> name in the target.
 
     Raises:
-        FileNotFoundError, ValueError: the source cannot be read or is no such ResNet.
+        FileExistsError, FileNotFoundError, ValueError: the target exists and is not to be replaced, or is no .pkl; the
+            source cannot be read or is no such ResNet.
     """
+    _check_backbone_path(target, overwrite)
     tensors = _tensors_like(source, _TORCHVISION_NAME, "layer4.0.conv1.weight", "ResNet of torchvision")
     names = {name: torchvision_to_ours(name) for name in tensors if not is_classifier(name)}
     arrays = {new_name: tensors[name].numpy() for name, new_name in names.items()}
@@ -85,18 +94,33 @@ def convert_torchvision(source: str | Path, target: str | Path) -> dict[str, str
     return names
 
 
-def convert_swin(source: str | Path, target: str | Path) -> int:
+def convert_swin(source: str | Path, target: str | Path, *, overwrite: bool = False) -> int:
     """Write an ImageNet file of Swin's authors as a backbone file of Detectron2: the same tensors and names.
 
     Returns:
         How many tensors that are.
 
     Raises:
-        FileNotFoundError, ValueError: the source cannot be read or is no such file.
+        FileExistsError, FileNotFoundError, ValueError: as `convert_torchvision` does.
     """
+    _check_backbone_path(target, overwrite)
     tensors = _tensors_like(source, _SWIN_NAME, "layers.0.downsample.reduction.weight", "Swin of its authors")
     write_pickle({"model": dict(tensors), "__author__": "third_party", "matching_heuristics": True}, target)
     return len(tensors)
+
+
+def _check_backbone_path(path: str | Path, overwrite: bool) -> None:
+    if Path(path).suffix != ".pkl":
+        raise ValueError(f"{str(path)!r} must end in .pkl: Detectron2 takes files of other names for files of torch")
+    check_weights_path(path)
+    _spare(path, overwrite)
+
+
+def _spare(target: str | Path, overwrite: bool) -> None:
+    """Raise FileExistsError rather than replace a file, or a folder that is not empty."""
+    path = Path(str(target).removeprefix(TRANSFORMERS_PREFIX))
+    if not overwrite and (any(path.iterdir()) if path.is_dir() else path.exists()):
+        raise FileExistsError(f"{str(path)!r} exists already: add --overwrite to replace it, or choose another name")
 
 
 def _tensors_like(source: str | Path, known: re.Pattern[str], needed: str, kind: str) -> Mapping[str, Tensor]:

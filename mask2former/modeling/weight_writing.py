@@ -34,7 +34,7 @@ def check_weights_path(path: str | Path, dtype: torch.dtype | None = None) -> No
 
 
 def write_weights(tensors: Mapping[str, Tensor], path: str | Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write a state dict as .pkl (Detectron2's form), .pth or .safetensors.
+    """Write a state dict as .pkl (Detectron2's form), .pth or .safetensors, in a folder that is made where it is not.
 
     Args:
         tensors: under the names of our models, or of a backbone alone.
@@ -53,6 +53,7 @@ def write_weights(tensors: Mapping[str, Tensor], path: str | Path, *, dtype: tor
     too_large = [name for name, tensor in converted.items() if _has_overflowed(tensors[name], tensor)]
     if too_large:
         raise ValueError(f"{str(path)!r}: {examples(too_large)} hold numbers too large for {dtype}: choose bfloat16")
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         # A copy each: safetensors refuses tensors that share memory.
         separate = {name: tensor.contiguous().clone() for name, tensor in converted.items()}
@@ -65,6 +66,7 @@ def write_weights(tensors: Mapping[str, Tensor], path: str | Path, *, dtype: tor
 
 
 def write_pickle(content: dict[str, Any], path: str | Path) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: pickle.dump(content, file))
 
 

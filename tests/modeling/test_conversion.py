@@ -144,6 +144,41 @@ def test_impossible_targets_are_refused_before_anything_is_read(tmp_path, target
         convert_checkpoint(tmp_path / "nowhere.pth", _at(tmp_path, target), **options)
 
 
+@pytest.mark.parametrize("target", KINDS)
+def test_what_exists_is_replaced_only_on_demand(tmp_path, cfg, tensors, target):
+    write_weights(tensors, tmp_path / "in.pth")
+    target = _at(tmp_path / "out", target)
+    _write({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, target, cfg)
+    with pytest.raises(FileExistsError, match="exists already: add --overwrite"):
+        convert_checkpoint(tmp_path / "in.pth", target, cfg=cfg)
+    kept = read_weights(target).tensors
+    assert not any(tensor.any() for name, tensor in kept.items() if not is_derived(name))
+    convert_checkpoint(tmp_path / "in.pth", target, cfg=cfg, overwrite=True)
+    _assert_equal(read_weights(target).tensors, tensors)
+
+
+@pytest.mark.parametrize("convert", [convert_torchvision, convert_swin])
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("old.pkl", FileExistsError, "exists already: add --overwrite"),
+        ("R-50.pth", ValueError, "must end in .pkl"),
+        ("model_final_94dc52.pkl", ValueError, "of a certain hash"),
+    ],
+)
+def test_backbones_are_written_only_where_they_will_be_read(tmp_path, convert, name, error, message):
+    (tmp_path / "old.pkl").write_bytes(b"old")
+    with pytest.raises(error, match=message):
+        convert(tmp_path / "nowhere.pth", tmp_path / name)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_missing_folder_is_made(tmp_path, tensors):
+    write_weights(tensors, tmp_path / "new" / "folder" / "a.pkl")
+    convert_checkpoint(tmp_path / "new" / "folder" / "a.pkl", tmp_path / "another" / "a.pth")
+    _assert_equal(read_weights(tmp_path / "another" / "a.pth").tensors, tensors)
+
+
 def test_a_transformers_folder_of_half_precision_is_refused(tmp_path, cfg):
     with pytest.raises(ValueError, match=r"which holds float32, not torch.float16"):
         convert_checkpoint(tmp_path / "nowhere.pth", tmp_path / "folder", cfg=cfg, dtype=torch.float16)

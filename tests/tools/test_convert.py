@@ -69,3 +69,13 @@ def test_swin_prints_what_it_wrote(tmp_path, capsys):
     torch.save({"model": dict.fromkeys(names, torch.ones(1))}, tmp_path / "in.pth")
     _run("convert-pretrained-swin-model-to-d2.py", tmp_path / "in.pth", tmp_path / "out.pkl")
     assert capsys.readouterr().out == f"{tmp_path / 'out.pkl'}: 3 tensors\n"
+
+
+@pytest.mark.parametrize("script", ["convert-torchvision-to-d2.py", "convert_checkpoint.py"])
+def test_an_output_that_exists_is_replaced_with_a_flag(tmp_path, script):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "in.pth")
+    (tmp_path / "out.pkl").write_bytes(b"old")
+    with pytest.raises(SystemExit, match="exists already: add --overwrite"):
+        _run(script, tmp_path / "in.pth", tmp_path / "out.pkl")
+    _run(script, tmp_path / "in.pth", tmp_path / "out.pkl", "--overwrite")
+    assert read_weight_file(tmp_path / "out.pkl").tensors
