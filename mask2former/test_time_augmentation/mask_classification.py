@@ -55,6 +55,8 @@ class MaskFormerWithTTA(nn.Module):
             )
         self.model = model
         self.tta_mapper = DatasetMapperTTA(cfg) if tta_mapper is None else tta_mapper
+        # What restores the mode after an evaluation looks here, and sets it in the model too.
+        self.training = model.training
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:

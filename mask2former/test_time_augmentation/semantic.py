@@ -29,6 +29,8 @@ class SemanticSegmentorWithTTA(nn.Module):
         super().__init__()
         self.model = model
         self.tta_mapper = DatasetMapperTTA(cfg) if tta_mapper is None else tta_mapper
+        # What restores the mode after an evaluation looks here, and sets it in the model too.
+        self.training = model.training
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:

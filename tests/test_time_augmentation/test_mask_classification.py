@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from detectron2.evaluation import inference_context
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -168,6 +169,15 @@ def test_autocast_around_it_leaves_the_merging_in_full_precision() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (result,) = model([tiny_sample()])
     assert result["sem_seg"].dtype == result["instances"].scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize("kind", [MaskFormerWithTTA, SemanticSegmentorWithTTA])
+def test_an_evaluation_leaves_the_model_in_its_mode(kind: type[nn.Module], is_training: bool) -> None:
+    model = tiny_model().train(is_training)
+    with inference_context(kind(tiny_config(), model)):
+        assert not model.training
+    assert model.training == model.backbone.training == is_training
 
 
 def test_clips_are_refused() -> None:
