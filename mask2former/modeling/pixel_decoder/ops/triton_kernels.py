@@ -1,8 +1,9 @@
 """Multi-scale deformable attention on a GPU without a compiler: launches the Triton kernels.
 
 Every function takes arguments that `check_arguments` or `check_fused_arguments` accepted, in any memory layout, and
-`sizes` as a flat list [height, width, height, width, ...]. Arithmetic runs in float32, or float64 where an argument
-is. Sizes are plain numbers to the kernels: a new size of picture costs neither a compilation nor a transfer.
+`sizes` as a flat list [height, width, height, width, ...]. Arithmetic runs in float64 where the value is float64 (all
+arguments are, then), otherwise in float32. Sizes are plain numbers to the kernels: pictures of a new size cost neither
+a compilation nor a transfer.
 
 Only the gradient of the value adds up numbers in an order that changes from run to run. Under
 `torch.use_deterministic_algorithms` it adds integers instead, see `_fixed_point_scale`.
@@ -82,9 +83,9 @@ def _launch_backward(
     reference: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of value, points and weights, and (B, T, n, L, 2) of the reference points through each head."""
-    dtype = _computing_dtype(value, points, weights, reference)
+    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
     scale = None
-    if _must_be_deterministic():
+    if torch.are_deterministic_algorithms_enabled():
         scale = _fixed_point_scale(grad_output, weights, weights_are_logits=reference is not None, dtype=dtype)
     summed = torch.zeros(value.shape, dtype=dtype if scale is None else torch.int64, device=value.device)
     make = functools.partial(torch.empty if grad_output.numel() else torch.zeros, device=value.device)
@@ -148,7 +149,7 @@ def _launch(
             BLOCK_T=block_queries,
             BLOCK_D=block_width,
             BLOCK_P=triton.next_power_of_2(num_levels * num_points),
-            DTYPE=tl.float64 if _computing_dtype(value, points, weights, reference) == torch.float64 else tl.float32,
+            DTYPE=tl.float64 if value.dtype == torch.float64 else tl.float32,
             FUSED=reference is not None,
             num_warps=NUM_WARPS,
             enable_fp_fusion=True,  # multiply-add in one step; Triton's own default depends on its version
@@ -176,16 +177,6 @@ def _load_kernels(device_type: str) -> tuple[Any, Any]:
     return forward_kernel, backward_kernel
 
 
-def _computing_dtype(*tensors: Tensor | None) -> torch.dtype:
-    is_double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
-    return torch.float64 if is_double else torch.float32
-
-
-def _must_be_deterministic() -> bool:
-    # With warn_only too: the exact way is always there.
-    return torch.are_deterministic_algorithms_enabled()
-
-
 def _fixed_point_scale(grad_output: Tensor, weights: Tensor, *, weights_are_logits: bool, dtype: torch.dtype) -> Tensor:
     """Steps per unit, a power of two, so that no sum of shares of `grad_output` in one cell leaves an int64.
 
@@ -197,9 +188,10 @@ def _fixed_point_scale(grad_output: Tensor, weights: Tensor, *, weights_are_logi
         return torch.ones((), dtype=dtype, device=grad_output.device)
     # A point gives a cell at most the weight of the point; the weights of a query sum to 1 where they are a softmax.
     num_queries, points_per_query = weights.shape[1], weights[0, 0, 0].numel()
+    largest = weights.max() if weights_are_logits else weights.abs().max()
     bound = grad_output.abs().max().to(torch.float64) * num_queries
     if not weights_are_logits:
-        bound = bound * weights.abs().max().to(torch.float64) * points_per_query
+        bound = bound * largest.to(torch.float64) * points_per_query
     # 2**62 / bound, at most 2**120 to stay within float32.
     scale = torch.exp2((62 - torch.frexp(bound).exponent).clamp(max=120).to(torch.float64))
-    return torch.where(bound.isfinite(), scale, torch.nan).to(dtype)
+    return torch.where(bound.isfinite() & (largest < torch.inf), scale, torch.nan).to(dtype)
