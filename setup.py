@@ -113,7 +113,7 @@ class BuildOperators(build_ext):
 
         # -fopenmp for the compiler only: linked, it could bring a second thread pool beside the one torch loaded.
         threads = [] if sys.platform == "darwin" else ["-fopenmp"]
-        flags = ["-O3", "-ffp-contract=fast", "-Wno-psabi", *threads]
+        flags = ["-O3", "-g0", "-ffp-contract=fast", "-Wno-psabi", *threads]
         (extension,) = self.extensions
         options = {"depends": extension.depends, "extra_compile_args": flags}
         # In place, as this command has already written notes of its own on the extension.
