@@ -4,24 +4,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
-from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 
-from mask2former.data.datasets.annotation_files import complaints_name, damaged
+from mask2former.data.datasets.annotation_files import complaints_name
 from mask2former.data.drawing import LabelForm, draw_truth
 from mask2former.data.loader import load_records
 from mask2former.data.masks import decode_segmentations, rgb_to_id
 from mask2former.data.reading import read_image, read_panoptic_ids
+from mask2former.evaluation.result_files import picture_key, read_result_file
 from mask2former.visualization import draw_instances, draw_panoptic, draw_semantic, strip
 
 __all__ = ["ResultPictures"]
@@ -58,7 +56,7 @@ class ResultPictures:
         records = load_records([dataset_name], config_key="--dataset")
         self._metadata = MetadataCatalog.get(dataset_name)
         self._json_file = json_file
-        content = _read(json_file)
+        content = read_result_file(json_file)
         with complaints_name(json_file):
             self.form: ResultForm = _form_of(content, json_file)
             self._key_of = _key_function(self.form, records)
@@ -144,16 +142,6 @@ class ResultPictures:
                         )
 
 
-def _read(path: str) -> Any:
-    if not PathManager.isfile(path):
-        raise FileNotFoundError(f"result file {path!r} does not exist")
-    try:
-        with PathManager.open(path) as file:
-            return json.load(file)
-    except ValueError as error:  # not JSON, or not text
-        raise damaged(path, error) from error
-
-
 def _form_of(content: Any, path: str) -> ResultForm:
     if isinstance(content, dict) and any("segments_info" in entry for entry in content.get("annotations", ())):
         return "panoptic"
@@ -172,10 +160,8 @@ def _key_function(form: ResultForm, records: Sequence[Record]) -> Callable[[Mapp
     """What tells the picture of a record and of a result."""
     if form != "semantic":
         return lambda entry: entry["image_id"]
-    # Result files may come from another machine: only the stem tells the picture, where stems are unique.
-    if len({PurePath(record["file_name"]).stem for record in records}) == len(records):
-        return lambda entry: PurePath(entry["file_name"]).stem
-    return lambda entry: entry["file_name"]
+    key_of = picture_key([record["file_name"] for record in records])
+    return lambda entry: key_of(entry["file_name"])
 
 
 def _contiguous_ids(metadata: Metadata, form: ResultForm) -> dict[int, int]:

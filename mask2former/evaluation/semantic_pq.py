@@ -6,20 +6,18 @@ This is how MaskFormer (arXiv:2107.06278, Sec. 4.2) tells how well regions are r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial, reduce
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 
-from mask2former.data.datasets.annotation_files import complaints_name, damaged
+from mask2former.data.datasets.annotation_files import complaints_name
 from mask2former.data.loader import load_records
 from mask2former.data.masks import decode_segmentations
+from mask2former.evaluation.result_files import picture_key, read_result_list
 from mask2former.evaluation.semantic_evaluation import read_truth
 from mask2former.evaluation.workers import map_with_progress
 
@@ -149,15 +147,13 @@ def summarize(counts: ClassCounts) -> SemanticPQ:
 
 def _with_segments(records: Sequence[Mapping[str, Any]], json_file: str, class_of: Mapping[int, int]) -> list[_Picture]:
     """Every picture of the dataset with its predicted segments."""
-    # Result files may come from another machine: only the stem tells the picture, where stems are unique.
-    stems = {_stem(record["file_name"]) for record in records}
-    key_of = _stem if len(stems) == len(records) else str
+    key_of = picture_key([record["file_name"] for record in records])
     pictures = {
         key_of(record["file_name"]): _Picture(record["file_name"], record["sem_seg_file_name"], [])
         for record in records
     }
     with complaints_name(json_file):
-        for entry in _read_entries(json_file):
+        for entry in read_result_list(json_file):
             file_name, category, segmentation = entry["file_name"], entry["category_id"], entry["segmentation"]
             picture = pictures.get(key_of(file_name))
             if picture is None:
@@ -175,23 +171,6 @@ def _with_segments(records: Sequence[Mapping[str, Any]], json_file: str, class_o
             f"is {missing[0]}"
         )
     return list(pictures.values())
-
-
-def _read_entries(path: str) -> list[dict[str, Any]]:
-    if not PathManager.isfile(path):
-        raise FileNotFoundError(f"--json-file: {path} does not exist")
-    try:
-        with PathManager.open(path) as file:
-            entries = json.load(file)
-    except ValueError as error:  # not JSON, or not text
-        raise damaged(path, error) from error
-    if not isinstance(entries, list):
-        raise damaged(path, f"it holds a {type(entries).__name__}, not the list of a sem_seg_predictions.json")
-    return entries
-
-
-def _stem(file_name: str) -> str:
-    return PurePath(file_name).stem
 
 
 def _judge(classes: _Classes, picture: _Picture) -> ClassCounts:

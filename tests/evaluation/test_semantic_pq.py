@@ -227,7 +227,7 @@ def test_the_script_prints_the_table(
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("nope", "'nope' is not registered"), (NAME, "--json-file: absent.json does not exist")]
+    ("name", "message"), [("nope", "'nope' is not registered"), (NAME, "result file 'absent.json' does not exist")]
 )
 def test_the_script_says_what_is_wrong(
     register: Callable, monkeypatch: pytest.MonkeyPatch, name: str, message: str

@@ -63,8 +63,8 @@ def test_it_prints_the_summary_of_coco(files, monkeypatch, capsys, flags, first_
         ("truth.json", None, "annotation file .*truth.json' does not exist"),
         ("results.json", None, "result file .*results.json' does not exist"),
         ("truth.json", "{}", "truth.json cannot be used, .* the entry 'annotations' is missing"),
-        ("results.json", "[", "results.json is no JSON, or cut off"),
-        ("results.json", "{}", "results.json is no file of COCO results"),
+        ("results.json", "[", "results.json cannot be used"),
+        ("results.json", "{}", "results must be a list of objects"),
         (
             "results.json",
             '[{"image_id": 7}]',
