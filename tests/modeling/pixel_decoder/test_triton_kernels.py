@@ -155,8 +155,8 @@ def test_borders_and_centers_have_the_values_and_slopes_of_the_definition(run: R
     sizes = [(4, 4), (8, 4)]  # powers of two: the coordinates of both are exact
     x_T11 = torch.tensor([-0.125, 0.0, 0.125, 0.25, 0.875, 1.0, 1.125], dtype=torch.float64)[:, None, None]
     value, locations, weights = make_arguments(sizes, queries=len(x_T11))
-    locations[..., 0, 0], locations[..., 1, 0] = x_T11, 0.3
-    locations[..., 0, 1], locations[..., 1, 1] = 1 - x_T11, x_T11
+    locations[..., 0, 0], locations[..., 0, 1] = x_T11, 0.6  # one point moves along x, the other along y
+    locations[..., 1, 0], locations[..., 1, 1] = 0.3, x_T11
     arguments = [value, locations, weights]
     assert_all_close(compute(run, sizes, arguments), expect(sizes, arguments), atol=1e-12)
 
