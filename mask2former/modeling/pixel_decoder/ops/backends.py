@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -140,7 +141,8 @@ def _load_cpp() -> Backend | str:
         reason = f"{library} cannot be loaded, {rebuild}: {error}"
     else:
         operators = torch.ops.mask2former_cpp
-        if operators.built_for() == torch.__version__.split("+")[0]:
+        # The library knows major.minor.patch; torch adds the build (+cu130) or the day (.dev...) to it.
+        if re.match(rf"{re.escape(operators.built_for())}(?!\d)", torch.__version__):
             return Backend(
                 "cpp",
                 frozenset({"cpu"}),
