@@ -97,10 +97,10 @@ def _refuse_infinite(chosen: Mapping[str, Tensor], source: str) -> None:
 
 def _in_terms_of_the_model(wanted: Shapes, tensors: Mapping[str, Tensor], source: str) -> _Candidates:
     tensors = unwrapped(tensors)
-    named = {name: tensor for name, tensor in current_names(tensors).items() if not is_derived(name)}
-    if {*map(part, named)} & {*map(part, wanted)}:
-        return _Candidates(named, [name for name in named if name not in tensors], part, of_backbone=False)
     try:
+        named = {name: tensor for name, tensor in current_names(tensors).items() if not is_derived(name)}
+        if {*map(part, named)} & {*map(part, wanted)}:
+            return _Candidates(named, [name for name in named if name not in tensors], part, of_backbone=False)
         origins, beginning = backbone_names(named, wanted)
     except ValueError as error:
         raise ValueError(f"checkpoint {source!r}: {error}") from error

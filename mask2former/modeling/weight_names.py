@@ -73,6 +73,9 @@ def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Queries were called `static_query`, and the pixel decoder once lay directly in the head (MaskFormer's checkpoints).
     Names that are current already stay, so the function may be applied any number of times; those of a backbone alone
     stay too.
+
+    Raises:
+        ValueError: the file has a tensor under its old and its current name.
     """
     if any(name.startswith("model.pixel_level_module.") for name in tensors):
         return from_transformers(tensors)
@@ -82,6 +85,8 @@ def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         inner = current.removeprefix(_HEAD)
         if inner != current and not inner.startswith(("pixel_decoder.", "predictor.")):
             current = f"{_HEAD}pixel_decoder.{inner}"
+        if current in renamed:
+            raise ValueError(f"it holds {current!r} twice, once under an old name: one of them must be taken out")
         renamed[current] = tensor
     return renamed
 

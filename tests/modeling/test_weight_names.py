@@ -47,6 +47,13 @@ def test_current_names_without_version_metadata_stay(architecture):
     assert current_names(tensors) == tensors
 
 
+@pytest.mark.parametrize("old", ["sem_seg_head.layer_1.weight", "sem_seg_head.predictor.static_query.weight"])
+def test_a_tensor_under_its_old_and_its_current_name_is_refused(old):
+    current = next(iter(current_names({old: torch.zeros(1)})))
+    with pytest.raises(ValueError, match=f"'x.pth': it holds '{current}' twice"):
+        fit_weights({current: (1,)}, {old: torch.zeros(1), current: torch.ones(1)}, source="x.pth")
+
+
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_what_wrappers_put_before_all_names_is_taken_off(wrapper):
     assert list(unwrapped({f"{wrapper}backbone.weight": torch.zeros(1)})) == ["backbone.weight"]
