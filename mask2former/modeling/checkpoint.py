@@ -12,10 +12,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 
 from mask2former.files import write_atomically
-from mask2former.modeling.load_report import LoadReport, grouped
+from mask2former.modeling.load_report import LoadReport, examples, grouped
 from mask2former.modeling.weight_files import WeightFile
 from mask2former.modeling.weight_fitting import fit_weights
 from mask2former.modeling.weight_names import current_names
@@ -155,13 +155,23 @@ def load_weights(
     """Copy the tensors of a file into a model (floating types are converted, e.g. from fp16).
 
     Raises:
-        ValueError: see `fit_weights`.
+        ValueError: see `fit_weights`; or a tensor is not finite.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     chosen, report = fit_weights(shapes, weight_file.tensors, source=source, allow_head_mismatch=allow_head_mismatch)
+    _refuse_infinite(chosen, source)
     # A plain dict on purpose: without version metadata no module "upgrades" what has the right names already.
     model.load_state_dict(chosen, strict=False)
     return report
+
+
+def _refuse_infinite(chosen: Mapping[str, Tensor], source: str) -> None:
+    names = [name for name, tensor in chosen.items() if not torch.isfinite(tensor).all()]
+    if names:
+        raise ValueError(
+            f"checkpoint {source!r} has NaN or infinity in {len(names)} tensors, e.g. {examples(names)}: the run that "
+            "wrote it had diverged, or a conversion has overflowed. Choose an earlier checkpoint or the original"
+        )
 
 
 def _check_settings(cfg: CfgNode, settings: Mapping[str, Any], source: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from mask2former.modeling.load_report import LoadReport, examples, grouped
@@ -56,8 +55,7 @@ def fit_weights(
         The model's name -> tensor of the model's shape, and the report.
 
     Raises:
-        ValueError: nothing fits, a section is of another architecture, the class head has another size, or what fits
-            is not finite.
+        ValueError: nothing fits, a section is of another architecture, or the class head has another size.
     """
     wanted = {name: shape for name, shape in shapes.items() if not is_derived(name)}
     candidates = _in_terms_of_the_model(wanted, tensors, source)
@@ -80,19 +78,9 @@ def fit_weights(
         raise ValueError(
             f"checkpoint {source!r} fits this model nowhere: it holds {grouped(tensors)}, the model {grouped(wanted)}"
         )
-    _refuse_infinite(chosen, source)
     report.loaded = list(chosen)
     report.renamed = [name for name in candidates.renamed if name in chosen]
     return chosen, report
-
-
-def _refuse_infinite(chosen: Mapping[str, Tensor], source: str) -> None:
-    names = [name for name, tensor in chosen.items() if not torch.isfinite(tensor).all()]
-    if names:
-        raise ValueError(
-            f"checkpoint {source!r} has NaN or infinity in {len(names)} tensors, e.g. {examples(names)}: the run that "
-            "wrote it had diverged, or a conversion has overflowed. Choose an earlier checkpoint or the original"
-        )
 
 
 def _in_terms_of_the_model(wanted: Shapes, tensors: Mapping[str, Tensor], source: str) -> _Candidates:
