@@ -121,8 +121,10 @@ def backbone_names(names: Collection[str], wanted: Collection[str]) -> tuple[dic
     most = max(count for count, _, _ in candidates)
     best = {beginning: new_names for count, beginning, new_names in reversed(candidates) if count == most}
     if len(best) > 1:
+        places = sorted(best)
         raise ValueError(
-            f"the file's {most} tensors fit several places of the model equally well: {', '.join(sorted(best))}"
+            f"{most} of its {len(names)} tensors have names of the model's backbone, and fit {len(places)} places "
+            f"equally well ({', '.join(places[:3])}, ...): it is probably of another backbone"
         )
     ((beginning, new_names),) = best.items()
     return {beginning + new_name: name for new_name, name in new_names.items()}, beginning

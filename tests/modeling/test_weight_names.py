@@ -226,7 +226,7 @@ def test_a_name_that_ends_many_others_goes_only_where_the_rest_goes():
 def test_a_file_that_fits_two_places_equally_well_is_refused():
     wanted = {"backbone.a.norm.weight": (1,), "backbone.b.norm.weight": (1,)}
     with pytest.raises(
-        ValueError, match=r"'x.pth': the file's 1 tensors fit .* equally well: backbone.a., backbone.b."
+        ValueError, match=r"'x.pth': 1 of its 1 tensors .* fit 2 places equally well \(backbone.a., backbone.b., ...\)"
     ):
         fit_weights(wanted, {"norm.weight": torch.zeros(1)}, source="x.pth")
 

@@ -51,13 +51,12 @@ def build_transformer_decoder(cfg: CfgNode, in_channels: int, mask_classificatio
 def pixel_decoder_inputs(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
     """The backbone's maps that `MODEL.SEM_SEG_HEAD.IN_FEATURES` names."""
     in_features = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
-    inputs = {name: shape for name, shape in input_shape.items() if name in in_features}
-    if not inputs:
+    if not in_features or not set(in_features) <= set(input_shape):
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.IN_FEATURES={in_features} names none of the backbone's outputs: "
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES={in_features} must name some of the backbone's outputs: "
             f"{', '.join(input_shape)}"
         )
-    return inputs
+    return {name: shape for name, shape in input_shape.items() if name in in_features}
 
 
 def decoder_input_channels(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> int:

@@ -95,9 +95,10 @@ def test_an_unknown_name_is_refused_with_its_key(key: str, config_key: str) -> N
         MaskFormerHead(_cfg(**{key: "nonsense"}), INPUT_SHAPE)
 
 
-def test_backbone_features_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"IN_FEATURES=\['p3'\] names none"):
-        MaskFormerHead(_cfg(IN_FEATURES=["p3"]), INPUT_SHAPE)
+@pytest.mark.parametrize("names", [["p3"], ["res2", "res3", "res4", "res6"], []])
+def test_backbone_features_that_do_not_exist_are_refused(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="must name some of the backbone's outputs: res2, res3, res4, res5"):
+        MaskFormerHead(_cfg(IN_FEATURES=names), INPUT_SHAPE)
 
 
 @pytest.mark.parametrize("name", ["MaskFormerHead", "PerPixelBaselineHead"])

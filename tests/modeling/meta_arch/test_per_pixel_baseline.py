@@ -150,7 +150,7 @@ def test_the_published_files_of_the_plus_head_need_not_name_its_decoder() -> Non
             {"MODEL__MASK_FORMER__TRANSFORMER_IN_FEATURE": "multi_scale_pixel_decoder"},
             "'multi_scale_pixel_decoder' means three maps",
         ),
-        (BASELINE, {"MODEL__SEM_SEG_HEAD__IN_FEATURES": ["p3"]}, r"IN_FEATURES=\['p3'\] names none"),
+        (BASELINE, {"MODEL__SEM_SEG_HEAD__IN_FEATURES": ["p3"]}, r"IN_FEATURES=\['p3'\] must name some"),
     ],
 )
 def test_settings_that_cannot_be_built_are_named(settings: dict[str, Any], changes: Any, message: str) -> None:
