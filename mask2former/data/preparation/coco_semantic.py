@@ -56,6 +56,9 @@ def _read_jobs(json_path: Path, pictures: Path, target: Path) -> list[_SemanticJ
             )
             for annotation in json.loads(json_path.read_bytes())["annotations"]
         ]
+        strange = next((number for job in jobs for number in job.segments if not 0 < number < 1 << 24), None)
+        if strange is not None:
+            raise ValueError(f"segment id {strange} is no color R + 256 G + 65536 B")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{json_path} is cut off or no panoptic file of COCO: {type(error).__name__} {error}; its segments must "

@@ -77,6 +77,13 @@ def test_a_picture_that_only_the_json_file_knows_is_named(root):
         prepare_coco_semantic(root, splits=("val",), num_workers=1)
 
 
+@pytest.mark.parametrize("number", [-1, 1 << 24, 1 << 40])
+def test_a_segment_id_that_no_pixel_can_have_is_named(root, number):
+    _write_json(root, "val", "000000000009.png", {number: 1})
+    with pytest.raises(ValueError, match=rf"panoptic_val2017.json .* segment id {number} is no color"):
+        prepare_coco_semantic(root, splits=("val",), num_workers=1)
+
+
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_a_damaged_json_file_is_named(root, content):
     path = root / "coco/annotations/panoptic_val2017.json"
