@@ -15,7 +15,7 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.utils.file_io import PathManager
 from pycocotools import mask as coco_mask
 
-from mask2former.data.datasets.annotation_files import damaged, read_json
+from mask2former.data.datasets.annotation_files import damaged, read_json, require_end_of_json
 from mask2former.data.masks import rgb_to_id
 from mask2former.data.reading import read_panoptic_ids
 from mask2former.evaluation.workers import map_with_progress
@@ -49,6 +49,7 @@ class InstanceGroundTruth:
                     f"instances of dataset {dataset_name!r} cannot be evaluated: {key} of its metadata is {path!r}, "
                     "which does not exist (or switch off MODEL.MASK_FORMER.TEST.INSTANCE_ON)"
                 )
+        require_end_of_json(self._json_file or self._panoptic["panoptic_json"])
 
     def read(self) -> dict[str, Any]:
         """The content of a COCO file."""

@@ -208,6 +208,18 @@ def test_missing_files_are_named_before_the_model_runs(metadata, message):
         InstanceSegEvaluator(register("without_files", [], **metadata))
 
 
+@pytest.mark.parametrize("content", ["", '{"images": [', '{"images": []} \n, '])
+@pytest.mark.parametrize("key", ["json_file", "panoptic_json"])
+def test_a_file_that_is_cut_off_is_named_before_the_model_runs(tmp_path, key, content):
+    path = tmp_path / "cut.json"
+    path.write_text(content)
+    metadata = {"json_file": None, "panoptic_root": str(tmp_path), key: str(path)}
+    with pytest.raises(ValueError, match=r"cut.json cannot be used.*: it has \d+ bytes and ends in the middle"):
+        InstanceSegEvaluator(register("without_files", [], **metadata))
+    path.write_text('{"images": []} \n')
+    InstanceSegEvaluator(register("without_files", [], **metadata))
+
+
 @pytest.mark.parametrize("content", ["{", '{"images": []}', "[]"])
 def test_a_damaged_file_is_named(tmp_path, content):
     path = tmp_path / "damaged.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from detectron2.utils.file_io import PathManager
 
 Record = dict[str, Any]
+_LONGEST_BLANK_END = 64  # bytes
 
 
 def read_json(path: str) -> dict[str, Any]:
@@ -22,6 +24,18 @@ def read_json(path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise damaged(path, f"it holds a {type(content).__name__}, not an object with entries")
     return content
+
+
+def require_end_of_json(path: str) -> None:
+    """Raises ValueError where a JSON object is cut off, as its last character says: for who reads the file hours later.
+
+    The end of the file is all that is read.
+    """
+    with PathManager.open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _LONGEST_BLANK_END, 0))
+        if not file.read().rstrip().endswith(b"}"):
+            raise damaged(path, f"it has {size} bytes and ends in the middle of its content")
 
 
 @contextmanager
