@@ -167,6 +167,17 @@ def test_only_the_images_asked_for_count():
     assert_equal(found, (expected.overall, expected.by_class))
 
 
+def test_images_of_several_sizes_may_be_listed_in_any_order():
+    masks = {7: np.ones((4, 9), dtype=bool), 3: np.ones((8, 2), dtype=bool)}
+    content = {
+        "images": [{"id": image, "height": mask.shape[0], "width": mask.shape[1]} for image, mask in masks.items()],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [{"image_id": image, "category_id": 1, **_shapes(mask)} for image, mask in masks.items()],
+    }
+    results = [{"image_id": image, "category_id": 1, "score": 1.0, **_shapes(mask)} for image, mask in masks.items()]
+    assert average_precision(content, results, "segm").overall["AP"] == pytest.approx(100)
+
+
 class SlowBoundaryEvaluation(COCOeval):
     """The paper's definition, step by step: thickness by Python's rounding, one pixel of erosion at a time."""
 

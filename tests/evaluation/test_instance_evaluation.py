@@ -7,13 +7,16 @@ import logging
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mask2former.data.masks import id_to_rgb
 from mask2former.evaluation import InstanceSegEvaluator
 from mask2former.evaluation.instance_ground_truth import instances_from_panoptic
 from tests.evaluation.scenes import (
@@ -170,6 +173,18 @@ def test_things_of_panoptic_files_are_instances_where_a_dataset_has_no_others(tm
     keys = ("image_id", "category_id", "iscrowd", "area")
     assert [tuple(entry[key] for key in keys) for entry in made["annotations"]] == expected
     assert [coco_mask.area(entry["segmentation"]) for entry in made["annotations"]] == [area for *_, area in expected]
+
+
+def test_a_segment_without_a_pixel_is_no_instance(tmp_path):
+    Image.fromarray(id_to_rgb(np.array([[5, 5], [0, 0]]))).save(tmp_path / "a.png")
+    segments = [{"id": number, "category_id": 1} for number in (5, 6)]
+    content = {
+        "annotations": [{"image_id": "a", "file_name": "a.png", "segments_info": segments}],
+        "categories": [{"id": 1, "name": "thing", "isthing": 1}],
+    }
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    made = instances_from_panoptic(str(tmp_path / "panoptic.json"), str(tmp_path), set())
+    assert [(entry["area"], entry["bbox"]) for entry in made["annotations"]] == [(2, [0, 0, 2, 1])]
 
 
 def test_what_was_made_of_panoptic_files_is_made_again_only_when_they_change(tmp_path):

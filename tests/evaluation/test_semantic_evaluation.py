@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mask2former.evaluation import SemanticEvaluator
-from mask2former.evaluation.semantic_evaluation import semantic_metrics
+from mask2former.evaluation.semantic_evaluation import read_truth, semantic_metrics
 from tests.evaluation.scenes import (
     CATEGORIES,
     class_map,
@@ -101,6 +101,12 @@ def test_labels_of_8_and_16_bits_are_read_and_one_value_is_ignored(tmp_path, suf
     assert [entry["category_id"] for entry in entries] == np.unique(predicted).tolist()
     decoded = sum(entry["category_id"] * coco_mask.decode(entry["segmentation"]).astype(int) for entry in entries)
     assert np.array_equal(decoded, predicted)
+
+
+def test_bytes_suffice_for_the_labels_of_a_picture_of_a_dataset_with_more_classes(tmp_path):
+    Image.fromarray(np.array([[7, 255]], dtype=np.uint8)).save(tmp_path / "labels.png")
+    truth = read_truth(str(tmp_path / "labels.png"), num_classes=300, ignore_label=255, dataset_name="large")
+    assert truth.tolist() == [[7, 300]]
 
 
 def test_scores_and_labels_are_the_same_to_it(dataset, scenes):

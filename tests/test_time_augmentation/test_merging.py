@@ -108,6 +108,24 @@ def test_copies_of_other_sizes_and_paddings_lie_on_each_other(refinement: float,
     torch.testing.assert_close(found[:, 2:-2, 2:-2], expected[:, 2:-2, 2:-2], rtol=0.0, atol=1e-4)
 
 
+def test_masks_reach_to_the_edge_of_a_finer_frame() -> None:
+    everywhere = torch.full((1, 8, 12), 8.0)
+    merged = MergedQueries(_prediction(torch.tensor([[9.0, 0.0]]), everywhere), refinement=1.6)
+    merged.add(_prediction(torch.tensor([[9.0, 0.0]]), everywhere), is_mirrored=True)
+    torch.testing.assert_close(merged.mask_logits(torch.tensor([0])), torch.full((1, *SIZES.output), 8.0))
+
+
+@pytest.mark.parametrize("in_padding", [-8.0, 8.0])
+def test_what_masks_say_about_padding_is_not_asked(classes: Tensor, in_padding: float) -> None:
+    masks, sizes = _quarters(), SIZES._replace(padded=(64, 48))
+    padded = torch.cat([masks, torch.full_like(masks, in_padding)], dim=1)
+    merged = MergedQueries(_prediction(classes, padded, sizes))
+    merged.add(_prediction(classes, 0.0 * masks), is_mirrored=False)
+    weight = agreement(classes.softmax(1), masks.flatten(1).sigmoid(), classes.softmax(1), torch.full((Q, 96), 0.5))
+    expected = masks[:, :1, :1] / (1 + weight.diagonal()[:, None, None])
+    torch.testing.assert_close(merged.mask_logits(EVERY_QUERY)[:, :1, :1], expected)
+
+
 def test_a_copy_of_numbers_that_are_none_is_left_out(classes: Tensor) -> None:
     reference = _prediction(classes, _quarters())
     merged = MergedQueries(reference)
