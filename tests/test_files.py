@@ -24,3 +24,11 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, err
         write_atomically(path, write_half)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_whoever_reads_the_old_file_meanwhile_has_it_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with open(path, "rb") as reader:
+        write_atomically(path, lambda file: file.write(b"new"))
+        assert reader.read() == b"old"

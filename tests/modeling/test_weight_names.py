@@ -191,6 +191,16 @@ def test_a_backbone_of_caffe2_keeps_the_statistics_of_nothing():
     }
 
 
+def test_statistics_that_only_some_norms_lack_are_missed():
+    wanted = _wanted(R50)
+    tensors = {
+        name: torch.empty(shape, device="meta") for name, shape in wanted.items() if name.startswith("backbone.")
+    }
+    del tensors["backbone.res3.0.conv1.norm.running_var"]
+    with pytest.raises(ValueError, match=r"1 missing, e.g. backbone.res3.0.conv1.norm.running_var"):
+        fit_weights(wanted, {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()})
+
+
 def test_the_classifier_that_detectron2_counts_to_the_stem_is_not_missed():
     wanted = _wanted(R50)
     given = {name.removeprefix("backbone."): torch.empty(shape, device="meta") for name, shape in wanted.items()}

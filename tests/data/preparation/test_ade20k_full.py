@@ -82,6 +82,15 @@ def test_the_shorter_side_of_large_pictures_becomes_512(root, folder):
     assert pixels[:, :430].max() < 20 and pixels[:, 442:].min() > 235
 
 
+def test_no_class_arises_between_two_others_when_labels_are_reduced(root, folder):
+    numbers = np.where(np.arange(600) % 2, WALL, SKY) * np.ones((600, 1), dtype=int)
+    write_picture(root / PICTURES[0][0] / PICTURES[0][1], np.zeros((600, 600, 3)))
+    write_segmentation(root / PICTURES[0][0] / "ADE_train_00000001_seg.png", numbers)
+    prepare_ade20k_full(root, num_workers=1)
+    labels = read_picture(folder / "annotations_detectron2/training/ADE_train_00000001.tif")
+    assert np.shape(labels) == (512, 512) and np.unique(labels).tolist() == [0, 2]
+
+
 def test_a_second_run_writes_nothing(root):
     prepare_ade20k_full(root, num_workers=1)
     times = write_times(root)

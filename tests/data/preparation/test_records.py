@@ -38,10 +38,16 @@ def test_interrupted_records_are_continued_where_they_stopped(jobs, tmp_path, cu
     with open(tmp_path / ".all.json.journal", "ab") as journal:
         journal.write(cut_off)
 
+    # Interrupted once more, one record later: what follows the cut-off line must be readable too.
     jobs[20].source.write_text("20")
+    jobs[21].source.write_text("broken")
+    with pytest.raises(ValueError, match="21.txt"):
+        make_files_and_json(describe, jobs, path, assemble, num_workers=1)
+
+    jobs[21].source.write_text("21")
     times = write_times(tmp_path / "out")
     outcome = make_files_and_json(describe, jobs, path, assemble, num_workers=1)
-    assert outcome == Outcome(NUM_FILES - 20, 20)
+    assert outcome == Outcome(NUM_FILES - 21, 21)
     assert times.items() <= write_times(tmp_path / "out").items()
     assert json.loads(path.read_text()) == {"images": [{"id": job.key, "says": job.key} for job in jobs]}
     assert not (tmp_path / ".all.json.journal").exists()
