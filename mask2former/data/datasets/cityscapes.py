@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-from concurrent.futures import ProcessPoolExecutor
-from itertools import starmap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +24,7 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from mask2former.data.datasets.annotation_files import Record, complaints_name, contiguous_segments, damaged, read_json
+from mask2former.processes import map_in_processes, num_cores
 
 logger = logging.getLogger(__name__)
 
@@ -96,15 +95,13 @@ def load_cityscapes_instances(image_dir: str, gt_dir: str) -> list[Record]:
     pictures = _find_pictures(image_dir)
     jobs = [(picture.path, picture.label(gt_dir, _POLYGON_SUFFIX)) for picture in pictures]
     # Every rank of a training run needs all records, and all of them draw at the same time.
-    num_processes = min((os.cpu_count() or 1) // comm.get_world_size(), len(jobs) // _PICTURES_PER_PROCESS)
+    num_processes = min(num_cores() // comm.get_world_size(), len(jobs) // _PICTURES_PER_PROCESS)
     # Nothing is shown where stderr is no terminal.
     is_hidden = None if comm.is_main_process() else True
     progress = {"total": len(jobs), "desc": f"instances of {image_dir}", "disable": is_hidden}
-    if num_processes < 2:
-        return list(tqdm(starmap(_read_instances, jobs), **progress))
-    logger.info("Drawing the instances of %d pictures in %d processes", len(jobs), num_processes)
-    with ProcessPoolExecutor(num_processes) as pool:
-        return list(tqdm(pool.map(_read_instances, *zip(*jobs, strict=True), chunksize=8), **progress))
+    if num_processes > 1:
+        logger.info("Drawing the instances of %d pictures in %d processes", len(jobs), num_processes)
+    return list(tqdm(map_in_processes(_read_instances, jobs, num_processes, from_copies=True), **progress))
 
 
 def _find_pictures(image_dir: str) -> list[_Picture]:
@@ -118,7 +115,8 @@ def _find_pictures(image_dir: str) -> list[_Picture]:
     ]
 
 
-def _read_instances(file_name: str, json_file: str) -> Record:
+def _read_instances(job: tuple[str, str]) -> Record:
+    file_name, json_file = job
     content = read_json(json_file)
     with complaints_name(json_file):
         size = content["imgHeight"], content["imgWidth"]
