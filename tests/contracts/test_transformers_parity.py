@@ -144,7 +144,7 @@ def test_losses_of_all_layers_and_their_gradients_agree(pair: Pair, monkeypatch:
     gradients = {name: p.grad for name, p in pair.theirs.named_parameters() if p.grad is not None}
     expected = from_transformers(gradients)
     for name, parameter in pair.ours.named_parameters():
-        # By norm, because gradients jump where a location crosses the center of a cell or a unit its zero: rounding that
-        # moves one unit across moves the gradient of its layer by 1e-3, as the C++ operator's does here.
+        # By norm, because gradients jump where a location crosses the center of a cell or a unit its zero: rounding
+        # that moves one unit across moves the gradient of its layer by 1e-3, as the C++ operator's does here.
         deviation = (parameter.grad - expected[name]).norm() / expected[name].norm()
         assert deviation < 30 * TOLERANCE, name
