@@ -16,6 +16,7 @@ from mask2former import MaskFormer
 from mask2former.config import load_config
 from mask2former.modeling.masks import MaskLogits
 from mask2former.modeling.postprocessing import instance_inference, panoptic_inference, semantic_inference
+from mask2former.packed_masks import PackedMasks
 from tests.golden import CONFIGS, deviation, fill_deterministically, golden, picture, random_normal
 from tests.tiny_model import (
     NUM_CLASSES,
@@ -242,6 +243,12 @@ def test_clips_of_several_frames_train(model: MaskFormer) -> None:
         _losses(model, [first, {"image": [first["image"], second["image"]], "instances": instances}])
     with pytest.raises(ValueError, match="clips of 2 frames"):
         _results(model, [{"image": [first["image"], second["image"]]}])
+
+
+def test_packed_masks_train_like_plain_ones(model: MaskFormer) -> None:
+    sample, packed = tiny_sample(3, size=(40, 50)), tiny_sample(3, size=(40, 50))
+    packed["instances"].gt_masks = PackedMasks.pack(packed["instances"].gt_masks)
+    assert _losses(model, [packed]) == _losses(model, [sample])
 
 
 def test_masks_are_padded_like_the_image(model: MaskFormer) -> None:

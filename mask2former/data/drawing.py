@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mask2former.data.masks import decode_segmentations, rgb_to_id
 from mask2former.data.reading import read_class_map, read_image, read_panoptic_ids
+from mask2former.packed_masks import unpacked
 from mask2former.visualization import draw_instances, draw_panoptic, draw_semantic, strip
 
 __all__ = ["LabelForm", "draw_record", "draw_sample", "draw_truth", "spread"]
@@ -74,8 +75,8 @@ def draw_sample(sample: Mapping[str, Any], metadata: Metadata, image_format: str
     """A sample as a training mapper makes it: the padded picture, its targets, and its semantic labels if it has some.
 
     Args:
-        sample: `image` (3, h, w) uint8; `instances` with `gt_classes` and `gt_masks` (N, h, w), or nothing (a sample
-            without labels); `sem_seg` (h, w) or nothing.
+        sample: `image` (3, h, w) uint8; `instances` with `gt_classes` and `gt_masks` (N, h, w), packed or not, or
+            nothing (a sample without labels); `sem_seg` (h, w) or nothing.
         metadata: of the training dataset.
         image_format: order of the channels, INPUT.FORMAT.
 
@@ -107,7 +108,7 @@ def _read(record: Mapping[str, Any]) -> NDArray[np.uint8]:
 def _draw_targets(image_hw3: NDArray[np.uint8], sample: Mapping[str, Any], metadata: Metadata) -> NDArray[np.uint8]:
     """Segments of panoptic and semantic labels, which do not overlap, as a panoptic map; others as instances."""
     instances = sample["instances"]
-    masks_Nhw, classes_N = instances.gt_masks.numpy(), instances.gt_classes.numpy()
+    masks_Nhw, classes_N = unpacked(instances.gt_masks).numpy(), instances.gt_classes.numpy()
     if "segments_info" not in sample and "sem_seg" not in sample:
         return draw_instances(image_hw3, masks_Nhw, classes_N, metadata)
     is_thing = {segment["category_id"]: segment.get("isthing", True) for segment in sample.get("segments_info", ())}

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from mask2former.data.dataset_mappers import ImageMapper
 from mask2former.data.datasets.loaders import Record, require_files
 from mask2former.data.reading import BrokenSampleError, read_size
+from mask2former.packed_masks import PackedMasks
 
 Mapper = Callable[[Record], Record]
 _MAX_REPLACEMENTS = 20
@@ -169,7 +170,10 @@ class StepSampler(Sampler[list[Place]]):
 
 
 class TrainDataset(Dataset[Record]):
-    """Records and a mapper; asked with a `Place`, whose position seeds the mapper's random numbers."""
+    """Records and a mapper; asked with a `Place`, whose position seeds the mapper's random numbers.
+
+    Samples are what the mapper makes, with `gt_masks` packed.
+    """
 
     def __init__(
         self, records: list[Record], mapper: Mapper, *, seed: int, skip_broken: bool, num_workers: int
@@ -191,7 +195,7 @@ class TrainDataset(Dataset[Record]):
         for attempt in range(_MAX_REPLACEMENTS):
             try:
                 with seeded(self.seed, place.position, attempt):
-                    return self.mapper(self.records[index])
+                    return _with_packed_masks(self.mapper(self.records[index]))
             except BrokenSampleError as error:
                 if not self.skip_broken:
                     raise BrokenSampleError(
@@ -326,6 +330,15 @@ def _repeat_factors(cfg: CfgNode, records: list[Record]) -> NDArray[np.float64] 
     raise ValueError(
         f"DATALOADER.SAMPLER_TRAIN={name!r} is unknown; choose from ['TrainingSampler', 'RepeatFactorTrainingSampler']"
     )
+
+
+def _with_packed_masks(sample: Record) -> Record:
+    # 16 pictures of 1024x1024 pixels with 20 targets have 320 MB of masks, and every worker keeps two batches ready in
+    # shared memory: more than many containers have.
+    masks = sample["instances"].get_fields().get("gt_masks") if "instances" in sample else None
+    if isinstance(masks, torch.Tensor) and masks.dtype == torch.bool:
+        sample["instances"].gt_masks = PackedMasks.pack(masks)
+    return sample
 
 
 def _as_it_is(batch: list[Any]) -> list[Any]:

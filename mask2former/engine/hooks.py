@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mask2former.packed_masks import unpacked
 from mask2former.visualization import draw_instances, draw_panoptic, draw_prediction, draw_semantic, strip
 
 __all__ = ["ExamplePictures", "draw_truth"]
@@ -64,12 +65,12 @@ def draw_truth(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        instances: `gt_classes` (N,) and `gt_masks` (N, H, W).
+        instances: `gt_classes` (N,) and `gt_masks` (N, H, W), packed or not.
         metadata: of the training dataset.
         prediction: what the model returned for this image; only its keys are read.
     """
     classes = instances.gt_classes.cpu().numpy()
-    masks = np.asarray(instances.gt_masks.cpu().numpy(), dtype=bool)
+    masks = np.asarray(unpacked(instances.gt_masks).cpu().numpy(), dtype=bool)
     if "panoptic_seg" in prediction:
         thing_ids = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
         panoptic_map = np.zeros(image.shape[:2], dtype=np.int32)

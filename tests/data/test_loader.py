@@ -45,7 +45,7 @@ def contents(batches) -> list:
     """Everything that a sample consists of, comparable."""
     return [
         [
-            (sample["image_id"], sample["image"].numpy().tobytes(), sample["instances"].gt_masks.sum().item())
+            (sample["image_id"], sample["image"].numpy().tobytes(), sample["instances"].gt_masks.bits.numpy().tobytes())
             for sample in b
         ]
         for b in batches
@@ -80,6 +80,23 @@ def test_samples_do_not_depend_on_the_number_of_workers(digits_root) -> None:
         contents(islice(make_loader("DATALOADER.NUM_WORKERS", str(num_workers)), 5)) for num_workers in (0, 2)
     )
     assert alone == helped
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_masks_come_from_the_loader_at_one_bit_per_pixel(digits_root, num_workers) -> None:
+    loader = make_loader("DATALOADER.NUM_WORKERS", str(num_workers))
+    sample = next(iter(loader))[0]
+    (index,) = (i for i in range(len(loader.dataset)) if loader.dataset.records[i]["image_id"] == sample["image_id"])
+    with seeded(5, 0, 0):
+        expected = loader.dataset.mapper(loader.dataset.records[index])["instances"].gt_masks
+    packed = sample["instances"].gt_masks
+    assert torch.equal(packed.unpack(), expected)
+    assert packed.bits.untyped_storage().nbytes() == len(expected) * expected.shape[1] * -(-expected.shape[2] // 8)
+
+
+def test_samples_without_masks_of_their_own_pass_the_loader_unchanged() -> None:
+    (sample, *_) = next(iter(echo_loader()))
+    assert set(sample) == {"number", "file_name", "draw"}
 
 
 def test_another_seed_gives_other_samples(digits_root) -> None:
