@@ -152,6 +152,7 @@ def _add_mask_former_config(cfg: CfgNode) -> None:
     node.TEST.PANOPTIC_ON = False
     node.TEST.OBJECT_MASK_THRESHOLD = 0.0  # panoptic: a query takes part when its class score is above this
     node.TEST.OVERLAP_THRESHOLD = 0.0  # panoptic: smallest visible share of a segment
+    node.TEST.PRECISION = "fp32"  # new: "fp32" | "bf16" | "fp16" (needs a GPU): autocast of the network in inference
     # resize masks to the output size before (True) or after (False) the semantic merge
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
@@ -168,6 +169,7 @@ def _add_pixel_decoder_config(cfg: CfgNode) -> None:
     node.PIXEL_DECODER_NAME = "BasePixelDecoder"  # a name in PIXEL_DECODER_REGISTRY
     node.MASK_DIM = 256  # width of the per-pixel embeddings
     node.TRANSFORMER_ENC_LAYERS = 0  # transformer layers inside the pixel decoder
+    node.FORCE_FP32 = False  # new: True keeps the pixel decoder in float32 under autocast, as the original does
     node.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
     # Published models have 4 points per head and level and MODEL.MASK_FORMER.NHEADS heads whatever the next two keys
     # say; they exist because published files name them, and other values are refused instead of ignored.

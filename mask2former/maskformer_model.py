@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from .modeling.criterion import LossNormalizer, SetCriterion
+from .modeling.inference_precision import inference_dtype
 from .modeling.masks import MaskLogits
 from .modeling.matcher import HungarianMatcher
 from .modeling.meta_arch.mask_former_head import MaskFormerHead
@@ -76,6 +78,7 @@ class MaskFormer(nn.Module):
         object_mask_threshold: float,
         overlap_threshold: float,
         test_topk_per_image: int,
+        inference_dtype: torch.dtype | None = None,
     ) -> None:
         """Args:
         backbone: images (N, 3, H, W) -> maps by name.
@@ -91,6 +94,7 @@ class MaskFormer(nn.Module):
             resizing the merged map; with instance or panoptic results it is always before.
         object_mask_threshold, overlap_threshold: see `panoptic_inference`.
         test_topk_per_image: largest number of instances.
+        inference_dtype: of autocast while the network runs in inference; None leaves that to the caller.
         """
         super().__init__()
         resize_first = sem_seg_postprocess_before_inference or instance_on or panoptic_on
@@ -116,6 +120,7 @@ class MaskFormer(nn.Module):
         self.object_mask_threshold = object_mask_threshold
         self.overlap_threshold = overlap_threshold
         self.test_topk_per_image = test_topk_per_image
+        self.inference_dtype = inference_dtype
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -150,6 +155,7 @@ class MaskFormer(nn.Module):
             "object_mask_threshold": node.TEST.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": node.TEST.OVERLAP_THRESHOLD,
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "inference_dtype": inference_dtype(node.TEST.PRECISION, torch.device(cfg.MODEL.DEVICE).type),
         }
 
     @property
@@ -184,7 +190,8 @@ class MaskFormer(nn.Module):
         images, num_frames = self._images(batched_inputs)
         if num_frames > 1:
             raise ValueError(f"inference takes single images, got clips of {num_frames} frames")
-        class_logits_LBQK, masks = self.sem_seg_head.predict(self.backbone(images.tensor))
+        with self._inference_autocast():
+            class_logits_LBQK, masks = self.sem_seg_head.predict(self.backbone(images.tensor))
         predictions = []
         for index, sample in enumerate(batched_inputs):
             image_size = _size(_frames(sample)[0])
@@ -259,6 +266,11 @@ class MaskFormer(nn.Module):
                 "lacks thing_dataset_id_to_contiguous_id, which MODEL.MASK_FORMER.TEST.PANOPTIC_ON needs"
             )
         return sorted(contiguous_ids.values())
+
+    def _inference_autocast(self) -> AbstractContextManager[Any]:
+        if self.inference_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.inference_dtype)
 
     def _images(self, batched_inputs: Sequence[Sample]) -> tuple[ImageList, int]:
         """All frames, normalized and then padded with zeros at the right and bottom: ((N, 3, H, W), T)."""

@@ -19,6 +19,7 @@ from ...registry import PIXEL_DECODER_REGISTRY
 from ..transformer_decoder.layers import clip_tokens
 from ..transformer_decoder.position_encoding import SinePositionEncoding2D
 from ..transformer_decoder.transformer import TransformerEncoder
+from .precision import in_configured_precision
 
 __all__ = ["BasePixelDecoder", "TransformerEncoderPixelDecoder", "check_width", "pyramid_conv"]
 
@@ -61,17 +62,27 @@ class BasePixelDecoder(nn.Module):
     """A feature pyramid over all backbone maps."""
 
     @configurable
-    def __init__(self, input_shape: dict[str, ShapeSpec], *, conv_dim: int, mask_dim: int, norm: str) -> None:
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        conv_dim: int,
+        mask_dim: int,
+        norm: str,
+        force_fp32: bool = False,
+    ) -> None:
         """Args:
         input_shape: backbone maps that are read.
         conv_dim: D.
         mask_dim: E.
         norm: Detectron2's name of the norm after the convolutions; "" means biases instead.
+        force_fp32: compute in the dtype of the parameters also under autocast.
         """
         super().__init__()
         if norm == "GN":
             check_width(conv_dim, NUM_GROUPS, "the groups of its norms (MODEL.SEM_SEG_HEAD.NORM)")
         names = _fine_to_coarse(input_shape)
+        self.force_fp32 = force_fp32
         self.in_features = names[::-1]  # coarse to fine; checkpoints number the convolutions from the finest
         for number, name in enumerate(names, start=1):
             channels = input_shape[name].channels
@@ -92,8 +103,10 @@ class BasePixelDecoder(nn.Module):
             "conv_dim": head.CONVS_DIM,
             "mask_dim": head.MASK_DIM,
             "norm": head.NORM,
+            "force_fp32": head.FORCE_FP32,
         }
 
+    @in_configured_precision
     def forward_features(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         """Decode.
 
@@ -136,9 +149,10 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
         dropout: float,
         pre_norm: bool,
         checkpoint_layers: bool = False,
+        force_fp32: bool = False,
     ) -> None:
         """Args:
-        input_shape, conv_dim, mask_dim, norm: see `BasePixelDecoder`.
+        input_shape, conv_dim, mask_dim, norm, force_fp32: see `BasePixelDecoder`.
         dropout: see `StandardTransformerDecoder`.
         checkpoint_layers: recompute encoder layers in the backward pass.
         """
@@ -147,7 +161,7 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
         channels, stride = input_shape[coarsest].channels, input_shape[coarsest].stride
         # The pyramid stands on the encoder, which hands over D channels.
         pyramid_shape = {**input_shape, coarsest: ShapeSpec(channels=conv_dim, stride=stride)}
-        super().__init__(pyramid_shape, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)
+        super().__init__(pyramid_shape, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm, force_fp32=force_fp32)
         self.input_proj = Conv2d(channels, conv_dim, kernel_size=1)
         weight_init.c2_xavier_fill(self.input_proj)
         encoder = TransformerEncoder(

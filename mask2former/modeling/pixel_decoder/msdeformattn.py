@@ -25,6 +25,7 @@ from ..constants import cached_constant
 from ..transformer_decoder.position_encoding import sine_position_encoding_2d
 from .fpn import NUM_GROUPS, NUM_MULTI_SCALE_MAPS, check_width, pyramid_conv
 from .ops import MSDeformAttn
+from .precision import in_configured_precision
 
 __all__ = ["MSDeformAttnPixelDecoder"]
 
@@ -52,7 +53,9 @@ class DeformableEncoderLayer(nn.Module):
         self, tokens_NSD: Tensor, position_SD: Tensor, reference_points: Tensor, sizes: tuple[tuple[int, int], ...]
     ) -> Tensor:
         """Args: content, positions (added to queries only), reference points (1, S, L, 2), sizes. -> (N, S, D)."""
-        read_NSD = self.self_attn(tokens_NSD + position_SD, reference_points, tokens_NSD, sizes)
+        # Added in float32; under autocast both linear maps that read the sum would else round it for themselves.
+        query_NSD = (tokens_NSD + position_SD).to(tokens_NSD.dtype)
+        read_NSD = self.self_attn(query_NSD, reference_points, tokens_NSD, sizes)
         tokens_NSD = self.norm1(tokens_NSD + self.dropout(read_NSD))
         # In place, as no gradient needs what the linear map returned: one big tensor less.
         update_NSD = self.linear2(self.dropout(F.relu(self.linear1(tokens_NSD), inplace=True)))
@@ -69,9 +72,8 @@ class DeformableEncoder(nn.Module):
 
     def forward(self, tokens_NSD: Tensor, position_SD: Tensor, sizes: tuple[tuple[int, int], ...]) -> Tensor:
         """(N, S, D) -> (N, S, D)."""
-        reference_1SL2 = cell_centers(sizes, tokens_NSD.dtype, tokens_NSD.device)[None, :, None].expand(
-            -1, -1, len(sizes), -1
-        )
+        dtype = torch.promote_types(tokens_NSD.dtype, torch.float32)  # places of half precision would miss their cells
+        reference_1SL2 = cell_centers(sizes, dtype, tokens_NSD.device)[None, :, None].expand(-1, -1, len(sizes), -1)
         for layer in self.layers:
             if self.checkpoint_layers and self.training:
                 tokens_NSD = checkpoint(layer, tokens_NSD, position_SD, reference_1SL2, sizes, use_reentrant=False)
@@ -121,6 +123,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         dropout: float,
         common_stride: int = 4,
         checkpoint_layers: bool = False,
+        force_fp32: bool = False,
     ) -> None:
         """Args:
         input_shape: backbone maps that are read.
@@ -130,6 +133,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         norm: Detectron2's name of the norm in the feature pyramid; "" means biases instead.
         common_stride: stride of the finest map.
         checkpoint_layers: recompute encoder layers in the backward pass.
+        force_fp32: compute in the dtype of the parameters also under autocast, as published models do.
         """
         super().__init__()
         check_width(conv_dim, NUM_GROUPS, "the groups of its norms")
@@ -137,6 +141,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         names = sorted(input_shape, key=lambda name: input_shape[name].stride)
         # Level 0 is the coarsest: checkpoints number the projections so.
         self.encoder_features = [name for name in reversed(names) if name in transformer_in_features]
+        self.force_fp32 = force_fp32
         if not self.encoder_features:
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES={transformer_in_features} names none "
@@ -194,8 +199,10 @@ class MSDeformAttnPixelDecoder(nn.Module):
             "dropout": mask_former.DROPOUT,
             "common_stride": head.COMMON_STRIDE,
             "checkpoint_layers": mask_former.CHECKPOINT_TRANSFORMER,
+            "force_fp32": head.FORCE_FP32,
         }
 
+    @in_configured_precision
     def forward_features(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         """Decode.
 
@@ -204,19 +211,17 @@ class MSDeformAttnPixelDecoder(nn.Module):
 
         Returns:
             Per-pixel embeddings (N, E, h, w) at the finest stride, the coarsest encoder map (N, D, h, w), and three
-            maps (N, D, h, w) from coarse to fine. All in the dtype of the parameters: published models compute this
-            part in float32 also under autocast.
+            maps (N, D, h, w) from coarse to fine. Under autocast, unless `force_fp32`, in the dtype that it gives;
+            positions, locations, softmax and the statistics of norms stay float32.
         """
-        dtype = self.mask_features.weight.dtype
-        with torch.autocast(device_type=self.mask_features.weight.device.type, enabled=False):
-            inputs = [features[name].to(dtype) for name in self.encoder_features]
-            maps = self.transformer([project(x) for project, x in zip(self.input_proj, inputs, strict=True)])
-            encoder_map = maps[0]
-            for number, name in zip(range(len(self.pyramid_features), 0, -1), self.pyramid_features, strict=True):
-                lateral = self.get_submodule(f"adapter_{number}")(features[name].to(dtype))
-                coarse = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-                maps.append(self.get_submodule(f"layer_{number}")(lateral + coarse))
-            return self.mask_features(maps[-1]), encoder_map, maps[:NUM_MULTI_SCALE_MAPS]
+        inputs = [features[name] for name in self.encoder_features]
+        maps = self.transformer([project(x) for project, x in zip(self.input_proj, inputs, strict=True)])
+        encoder_map = maps[0]
+        for number, name in zip(range(len(self.pyramid_features), 0, -1), self.pyramid_features, strict=True):
+            lateral = self.get_submodule(f"adapter_{number}")(features[name])
+            coarse = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+            maps.append(self.get_submodule(f"layer_{number}")(lateral + coarse))
+        return self.mask_features(maps[-1]), encoder_map, maps[:NUM_MULTI_SCALE_MAPS]
 
     def _reset_parameters(self) -> None:
         for module in self.input_proj.modules():

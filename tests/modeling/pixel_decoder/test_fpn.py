@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from mask2former.config import load_config
 from mask2former.modeling.pixel_decoder.fpn import BasePixelDecoder, TransformerEncoderPixelDecoder
+from mask2former.registry import PIXEL_DECODER_REGISTRY
 from tests.golden import CONFIGS
 
 CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
@@ -166,3 +168,26 @@ def test_a_config_selects_its_parts() -> None:
 def test_settings_that_cannot_be_built_are_named(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TransformerEncoderPixelDecoder(load_config(MASKFORMER_PANOPTIC, overrides), INPUT_SHAPE)
+
+
+@pytest.mark.parametrize("make", [_plain, _encoding])
+def test_autocast_decides_on_the_precision_unless_float32_is_forced(make: Callable[..., BasePixelDecoder]) -> None:
+    features = _features()
+    expected = _tensors(make().forward_features(features))
+    forced = make()
+    forced.force_fp32 = True
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        halves = _tensors(make().forward_features(features))
+        wholes = _tensors(forced.forward_features(features))
+    for half, whole, exact in zip(halves, wholes, expected, strict=True):
+        assert torch.equal(whole, exact)
+        assert half.dtype == torch.bfloat16
+        assert (half - exact).norm() / exact.norm() < 0.02
+
+
+@pytest.mark.parametrize("name", ["BasePixelDecoder", "TransformerEncoderPixelDecoder", "MSDeformAttnPixelDecoder"])
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_config_forces_float32(name: str, forced: bool) -> None:
+    overrides = ["MODEL.SEM_SEG_HEAD.FORCE_FP32", str(forced), "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1"]
+    cfg = load_config(MASKFORMER_PANOPTIC, overrides)
+    assert PIXEL_DECODER_REGISTRY.get(name)(cfg, INPUT_SHAPE).force_fp32 is forced

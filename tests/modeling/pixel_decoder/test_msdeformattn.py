@@ -6,11 +6,14 @@ from detectron2.layers import ShapeSpec
 
 from mask2former.config import load_config
 from mask2former.modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder, cell_centers
+from mask2former.modeling.pixel_decoder.ops.functional import fused_ms_deform_attn
+from mask2former.modeling.pixel_decoder.ops.reference import fused_ms_deform_attn_reference
 from mask2former.registry import PIXEL_DECODER_REGISTRY
 from tests.golden import CONFIGS
 
 CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+SIZES = ((3, 4), (5, 7), (9, 13))  # of the maps that the encoder makes of `make_features()`
 INPUT_SHAPE = {name: ShapeSpec(channels=CHANNELS[name], stride=STRIDES[name]) for name in CHANNELS}
 
 
@@ -89,16 +92,78 @@ def test_pictures_of_a_batch_do_not_mix() -> None:
         torch.testing.assert_close(joined[1:], single)
 
 
-def test_autocast_changes_nothing() -> None:
-    decoder, features = make_decoder(), make_features()
-    expected = flat(decoder.forward_features(features))
-    halves = {name: feature.bfloat16() for name, feature in features.items()}
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_forced_to_float32_autocast_changes_nothing(dtype: torch.dtype) -> None:
+    decoder, features = make_decoder(force_fp32=True), make_features()
+    features = {name: feature.to(dtype) for name, feature in features.items()}
+    expected = flat(make_decoder().forward_features({name: feature.float() for name, feature in features.items()}))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = flat(decoder.forward_features(features))
-        from_halves = flat(decoder.forward_features(halves))
     for output, plain in zip(outputs, expected, strict=True):
-        torch.testing.assert_close(output, plain)
-    assert all(output.dtype == torch.float32 for output in from_halves)
+        assert output.dtype == torch.float32
+        assert torch.equal(output, plain)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.02), (torch.float16, 0.0025)])
+def test_under_autocast_maps_have_its_precision(dtype: torch.dtype, bound: float) -> None:
+    decoder, features = make_decoder(), make_features()
+    expected = flat(decoder.forward_features(features))
+    with torch.autocast("cpu", dtype=dtype):
+        outputs = flat(decoder.forward_features({name: feature.to(dtype) for name, feature in features.items()}))
+    for output, exact in zip(outputs, expected, strict=True):
+        assert output.dtype == dtype
+        assert 0 < (output - exact).norm() / exact.norm() < bound
+
+
+def test_half_precision_reaches_neither_places_nor_positions() -> None:
+    decoder, seen = make_decoder(), {}
+
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        query, reference_points, tokens, _ = inputs
+        seen.update(query=query, reference_points=reference_points, tokens=tokens)
+
+    encoder = decoder.transformer.encoder
+    encoder.register_forward_pre_hook(lambda module, inputs: seen.update(position=inputs[1]))
+    encoder.layers[0].self_attn.register_forward_hook(look)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        decoder.forward_features(make_features())
+    assert seen["tokens"].dtype == torch.bfloat16
+    assert seen["position"].dtype == seen["reference_points"].dtype == torch.float32
+    # Rounded once, after the sum.
+    assert torch.equal(seen["query"], (seen["tokens"].float() + seen["position"]).bfloat16())
+    assert torch.equal(seen["reference_points"][0, :, 0], cell_centers(SIZES, torch.float32, torch.device("cpu")))
+
+
+def test_sampling_and_softmax_of_half_numbers_are_computed_in_float32() -> None:
+    attention = make_decoder().transformer.encoder.layers[0].self_attn
+    reference = cell_centers(SIZES, torch.float32, torch.device("cpu"))[None, :, None].expand(-1, -1, len(SIZES), -1)
+    torch.manual_seed(2)
+    tokens = torch.randn(1, reference.shape[1], 32)
+    heads = (attention.n_heads, attention.n_levels, attention.n_points)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        value, offsets, logits = (
+            projection(tokens)
+            for projection in (attention.value_proj, attention.sampling_offsets, attention.attention_weights)
+        )
+        arguments = [
+            value.unflatten(-1, (heads[0], -1)),
+            offsets.unflatten(-1, (*heads, 2)),
+            logits.unflatten(-1, heads),
+        ]
+        found = fused_ms_deform_attn(arguments[0], SIZES, reference, *arguments[1:])
+    exact = [argument.double() for argument in arguments]
+    expected = fused_ms_deform_attn_reference(exact[0], SIZES, reference.double(), *exact[1:])
+    assert value.dtype == offsets.dtype == logits.dtype == found.dtype == torch.bfloat16
+    # What remains is the rounding of the result itself, half a unit of 8 bits.
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)
+
+
+def test_training_under_autocast_reaches_every_parameter() -> None:
+    decoder = make_decoder()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = flat(decoder.forward_features(make_features()))
+    sum(output.float().square().mean() for output in outputs).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in decoder.parameters())
 
 
 def test_checkpointing_changes_neither_outputs_nor_gradients() -> None:
@@ -173,6 +238,7 @@ def test_a_config_selects_it() -> None:
     decoder = PIXEL_DECODER_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)(cfg, INPUT_SHAPE)
     assert len(decoder.transformer.encoder.layers) == 6
     assert decoder.transformer.encoder.checkpoint_layers
+    assert not decoder.force_fp32
     assert decoder.transformer.encoder.layers[0].linear1.out_features == 1024
     assert decoder.mask_features.weight.shape == (256, 64, 1, 1)
 
