@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from mask2former.data.run_lengths import draw_runs
+
 
 def rgb_to_id(rgb_HW3: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
     """Segment ids of a panoptic picture: R + 256 G + 65536 B, (H, W) int32."""
@@ -61,15 +63,14 @@ def decode_segmentations(segmentations: Sequence[Any], size: tuple[int, int]) ->
     Returns:
         (N, H, W) bool. A list without polygons gives an all-false mask.
     """
-    runs = [_to_rle(segmentation, size) for segmentation in segmentations]
-    if not runs:
-        return np.zeros((0, *size), dtype=bool)
-    # pycocotools lays the masks out in Fortran order; turned around, each of them is a contiguous picture of columns.
-    masks_NHW: NDArray[np.bool_] = coco_mask.decode(runs).transpose(2, 0, 1).astype(bool)
+    masks_NHW: NDArray[np.bool_] = np.zeros((len(segmentations), *size), dtype=bool)
+    for segmentation, mask_HW in zip(segmentations, masks_NHW, strict=True):
+        draw_runs(to_rle(segmentation, size), mask_HW)
     return masks_NHW
 
 
-def _to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
+def to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """Run lengths, compressed or not, of one COCO annotation; see `decode_segmentations`."""
     if isinstance(segmentation, list):
         polygons = [np.asarray(polygon, dtype=np.float64).reshape(-1) for polygon in segmentation]
         short = next((polygon for polygon in polygons if len(polygon) < 6 or len(polygon) % 2), None)
@@ -85,9 +86,6 @@ def _to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
         raise ValueError(f"segmentation must be polygons or RLE, got {type(segmentation).__name__}")
     if tuple(segmentation["size"]) != tuple(size):
         raise ValueError(f"RLE of (height, width) {tuple(segmentation['size'])} for a picture of {tuple(size)}")
-    if isinstance(segmentation["counts"], list):
-        compressed: dict[str, Any] = coco_mask.frPyObjects(segmentation, *size)
-        return compressed
     return segmentation
 
 
@@ -137,7 +135,8 @@ def tight_boxes(masks_NHW: Tensor) -> Tensor:
         length = occupied_NS.shape[1]
         boxes_N4[:, low] = occupied_NS.float().argmax(dim=1)
         boxes_N4[:, high] = length - occupied_NS.flip(1).float().argmax(dim=1)
-    return boxes_N4 * is_visible(masks_NHW)[:, None]
+        boxes_N4 *= occupied_NS.any(dim=1)[:, None]
+    return boxes_N4
 
 
 def is_visible(masks_NHW: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mask2former.config import load_config
 from mask2former.data import BrokenSampleError, ImageMapper
+from mask2former.data.label_window import LabelWindow
 from mask2former.data.masks import encode_rle, id_to_rgb
 from mask2former.registry import DATASET_MAPPER_REGISTRY, lookup
 
@@ -426,3 +427,26 @@ def test_every_mapper_reads_the_embedded_data_set(digits_root, name) -> None:
         assert masks.flatten(1).any(1).all() and masks.sum(0).max() == 1
         if "panoptic" in name or "semantic" in name:
             assert masks.any(0).float().mean() > 0.97
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "mask_former_semantic"])
+def test_labels_are_looked_up_to_the_same_targets_as_transformed_ones(record, name, monkeypatch) -> None:
+    """Where a transform is of no known kind, labels go through all of them at full size: the definition."""
+    changes = {"INPUT__IMAGE_SIZE": "30", "INPUT__MIN_SCALE": "0.3", "INPUT__MAX_SCALE": "2.5"}
+    if not name.endswith("lsj"):
+        changes = {
+            "INPUT__MIN_SIZE_TRAIN": "(13, 24, 41)",
+            "INPUT__CROP__ENABLED": "True",
+            "INPUT__CROP__TYPE": "absolute",
+        }
+        changes["INPUT__CROP__SIZE"] = "(12, 20)"
+    mapper = make_mapper(name, INPUT__RANDOM_FLIP="horizontal", **changes)
+
+    def targets() -> list:
+        np.random.seed(0)
+        found = [mapper(for_mapper(name, record))["instances"] for _ in range(12)]
+        return [(instances.gt_classes.tolist(), instances.gt_masks.tolist()) for instances in found]
+
+    looked_up = targets()
+    monkeypatch.setattr(LabelWindow, "after", lambda transforms, size: None)
+    assert looked_up == targets()

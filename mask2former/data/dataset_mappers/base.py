@@ -137,7 +137,8 @@ class SegmentationMapper(ImageMapper, ABC):
         """Targets, padded like the image, in the form that the model reads."""
         if self.drop_empty_masks:
             kept_N = is_visible(targets.masks)
-            targets = Targets(targets.classes[kept_N], targets.masks[kept_N])
+            if not kept_N.all():
+                targets = Targets(targets.classes[kept_N], targets.masks[kept_N])
         masks_Nhw = self._pad(targets.masks, False)
         instances = Instances(tuple(masks_Nhw.shape[-2:]))
         instances.gt_classes = targets.classes

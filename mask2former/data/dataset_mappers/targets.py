@@ -10,6 +10,7 @@ can share one list of transforms.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +19,10 @@ from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mask2former.data.masks import decode_segmentations, ids_to_masks, rgb_to_id
+from mask2former.data.label_window import LabelWindow
+from mask2former.data.masks import ids_to_masks, rgb_to_id, to_rle
 from mask2former.data.reading import BrokenSampleError, check_size, read_class_map, read_panoptic_ids
+from mask2former.data.run_lengths import draw_runs
 
 Record = dict[str, Any]
 
@@ -115,9 +118,16 @@ class PanopticLabels(FrameLabels):
         return labels
 
     def targets(self, transforms: T.TransformList, augmented: T.AugInput) -> Targets:
-        ids_hw = rgb_to_id(transforms.apply_segmentation(self.ids_rgb_HW3))
         classes = torch.tensor([segment["category_id"] for segment in self.segments], dtype=torch.int64)
-        return Targets(classes, ids_to_masks(ids_hw, [segment["id"] for segment in self.segments]))
+        ids = [segment["id"] for segment in self.segments]
+        window = LabelWindow.after(transforms, self.ids_rgb_HW3.shape[:2])
+        if window is None:
+            ids_hw = rgb_to_id(transforms.apply_segmentation(self.ids_rgb_HW3))
+        elif augmented.image[..., 0].size < self.ids_rgb_HW3[..., 0].size:
+            ids_hw = rgb_to_id(window.read(self.ids_rgb_HW3))
+        else:
+            ids_hw = window.read(rgb_to_id(self.ids_rgb_HW3))
+        return Targets(classes, ids_to_masks(ids_hw, ids))
 
     def _class_map_from_ids(self, segments: list[Record], ignore_label: int) -> NDArray[Any]:
         present, place_HW = np.unique(rgb_to_id(self.ids_rgb_HW3), return_inverse=True)
@@ -154,16 +164,21 @@ class InstanceLabels(FrameLabels):
         return Targets(classes, torch.from_numpy(masks_Nhw))
 
     def _draw(self, masks_Nhw: NDArray[np.bool_], transforms: T.TransformList) -> None:
+        """Polygons move with the picture and are drawn at its new size, run lengths are looked up at their old one.
+
+        COCO's rasterization leaves out what lies beyond the picture, so a polygon that was cut away costs nothing.
+        """
         segmentations = [annotation["segmentation"] for annotation in self.annotations]
-        with_polygons = [index for index, segmentation in enumerate(segmentations) if isinstance(segmentation, list)]
-        others = [index for index, segmentation in enumerate(segmentations) if not isinstance(segmentation, list)]
-        # Polygons move with the picture and are drawn at its new size. COCO's rasterization leaves out what lies beyond
-        # the picture, so nothing has to be clipped, and a polygon that was cut away gives an all-false mask.
-        moved = _move_polygons([segmentations[index] for index in with_polygons], transforms)
-        masks_Nhw[with_polygons] = decode_segmentations(moved, masks_Nhw.shape[1:])
-        stored_NHW = decode_segmentations([segmentations[index] for index in others], self.size)
-        for index, mask_HW in zip(others, stored_NHW, strict=True):
-            masks_Nhw[index] = transforms.apply_segmentation(mask_HW.astype(np.uint8))
+        polygons = _move_polygons([shape for shape in segmentations if isinstance(shape, list)], transforms)
+        window = LabelWindow.after(transforms, self.size)
+        for segmentation, mask_hw in zip(segmentations, masks_Nhw, strict=True):
+            if isinstance(segmentation, list):
+                draw_runs(to_rle(next(polygons), mask_hw.shape), mask_hw)
+                continue
+            stored_HW = np.zeros(self.size, dtype=bool)
+            draw_runs(to_rle(segmentation, self.size), stored_HW)
+            labels_HW = stored_HW.view(np.uint8)
+            mask_hw[:] = transforms.apply_segmentation(labels_HW) if window is None else window.read(labels_HW)
 
 
 def check_classes(classes: list[int], num_classes: int, file_name: str, also_allowed: str = "") -> None:
@@ -183,11 +198,9 @@ def _missing_key(record: Record, key: str) -> ValueError:
     )
 
 
-def _move_polygons(segmentations: list[list[Any]], transforms: T.TransformList) -> list[list[NDArray[np.float64]]]:
-    """All polygons of all annotations, transformed in one call."""
+def _move_polygons(segmentations: list[list[Any]], transforms: T.TransformList) -> Iterator[list[NDArray[np.float64]]]:
+    """The polygons of one annotation after the other, all transformed in one call."""
     flat = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygons in segmentations for polygon in polygons]
-    if not flat:
-        return [[] for _ in segmentations]
     ends = np.cumsum([len(polygon) for polygon in flat])
-    moved = iter(np.split(transforms.apply_coords(np.concatenate(flat)), ends[:-1]))
-    return [[next(moved).reshape(-1) for _ in polygons] for polygons in segmentations]
+    moved = iter(np.split(transforms.apply_coords(np.concatenate(flat)), ends[:-1]) if flat else ())
+    return ([next(moved).reshape(-1) for _ in polygons] for polygons in segmentations)
