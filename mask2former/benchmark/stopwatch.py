@@ -1,0 +1,60 @@
+"""Seconds by stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+__all__ = ["Stopwatch"]
+
+
+class Stopwatch:
+    """Adds up the seconds spent in named stages; on CUDA it waits for the device before it looks at the clock.
+
+    A stage inside another one counts for itself alone, so that the stages add up to the whole.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        #: False gives all time to the outermost stage: waiting for a GPU between stages would slow it down.
+        self.times_stages = True
+        self._device = device
+        self._running: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        if self._running and not self.times_stages:
+            yield
+            return
+        self._look()
+        self._running.append(name)
+        try:
+            yield
+        finally:
+            self._look()
+            self._running.pop()
+
+    def watch(self, owner: Any, method: str, name: str) -> None:
+        """Counts every call of `owner.method` to a stage."""
+        original = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.stage(name):
+                return original(*args, **kwargs)
+
+        setattr(owner, method, timed)
+
+    def _look(self) -> None:
+        """Gives the time since the last look to the innermost stage."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        if self._running:
+            name = self._running[-1]
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now
