@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
@@ -21,26 +20,12 @@ from .modeling.inference_precision import inference_dtype
 from .modeling.masks import MaskLogits
 from .modeling.matcher import HungarianMatcher
 from .modeling.meta_arch.mask_former_head import MaskFormerHead
-from .modeling.postprocessing import (
-    instance_candidates,
-    instances_from_candidates,
-    panoptic_candidates,
-    panoptic_inference,
-    semantic_inference,
-)
+from .modeling.postprocessing import MaskSizes, ResultSettings, image_results
 from .modeling.targets import ground_truth, make_target
 
-__all__ = ["ImagePrediction", "MaskFormer", "MaskSizes", "resized_mask_logits", "resized_to_output"]
+__all__ = ["ImagePrediction", "MaskFormer", "MaskSizes"]
 
 Sample = dict[str, Any]
-
-
-class MaskSizes(NamedTuple):
-    """(height, width) of an image at the three places where its masks are resized, in pixels."""
-
-    padded: tuple[int, int]  # as the network saw it, with the padding of its batch
-    image: tuple[int, int]  # as it was given
-    output: tuple[int, int]  # as the result is wanted
 
 
 class ImagePrediction(NamedTuple):
@@ -49,6 +34,10 @@ class ImagePrediction(NamedTuple):
     class_logits: Tensor  # (Q, K + 1) float32, last class = "no object"
     masks: MaskLogits  # float32; one clip of one frame, embeddings (1, Q, C)
     sizes: MaskSizes
+
+    def mask_logits(self, queries: Tensor) -> Tensor:
+        """Of the queries of these indices (R,), at stride 4 of the padded frame: (R, h4, w4)."""
+        return self.masks.select(0, queries).squeeze(1)
 
 
 @META_ARCH_REGISTRY.register()
@@ -78,6 +67,7 @@ class MaskFormer(nn.Module):
         object_mask_threshold: float,
         overlap_threshold: float,
         test_topk_per_image: int,
+        memory_budget_mb: int,
         inference_dtype: torch.dtype | None = None,
     ) -> None:
         """Args:
@@ -94,9 +84,12 @@ class MaskFormer(nn.Module):
             resizing the merged map; with instance or panoptic results it is always before.
         object_mask_threshold, overlap_threshold: see `panoptic_inference`.
         test_topk_per_image: largest number of instances.
+        memory_budget_mb: MiB that inference may take for its blocks of rows, beside the network and the results.
         inference_dtype: of autocast while the network runs in inference; None leaves that to the caller.
         """
         super().__init__()
+        if memory_budget_mb <= 0:
+            raise ValueError(f"MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB must be above 0, got {memory_budget_mb}")
         resize_first = sem_seg_postprocess_before_inference or instance_on or panoptic_on
         if not (semantic_on or resize_first):
             raise ValueError(
@@ -120,6 +113,7 @@ class MaskFormer(nn.Module):
         self.object_mask_threshold = object_mask_threshold
         self.overlap_threshold = overlap_threshold
         self.test_topk_per_image = test_topk_per_image
+        self.memory_budget_mb = memory_budget_mb
         self.inference_dtype = inference_dtype
 
     @classmethod
@@ -155,6 +149,7 @@ class MaskFormer(nn.Module):
             "object_mask_threshold": node.TEST.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": node.TEST.OVERLAP_THRESHOLD,
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "memory_budget_mb": node.TEST.MEMORY_BUDGET_MB,
             "inference_dtype": inference_dtype(node.TEST.PRECISION, torch.device(cfg.MODEL.DEVICE).type),
         }
 
@@ -209,47 +204,23 @@ class MaskFormer(nn.Module):
             masks: one clip of one frame, embeddings (1, Q, C).
             sizes: how masks are resized.
         """
-        results: dict[str, Any] = {}
-        mask_logits_QHW: Tensor | None = None  # of all queries at the output size, where something needs them all
-        if self.semantic_on and self.resize_first:
-            mask_logits_QHW = resized_mask_logits(masks, sizes)
-            results["sem_seg"] = semantic_inference(class_logits, mask_logits_QHW)
-        elif self.semantic_on:
-            mask_logits_Qhw = resized_mask_logits(masks, sizes._replace(output=sizes.image))
-            results["sem_seg"] = _resized(semantic_inference(class_logits, mask_logits_Qhw), sizes.output)
+        prediction = ImagePrediction(class_logits, masks, sizes)
+        return image_results(class_logits, prediction.mask_logits, sizes, self.result_settings)
 
-        def mask_logits_of(queries: Tensor) -> Tensor:
-            return resized_mask_logits(masks, sizes, queries) if mask_logits_QHW is None else mask_logits_QHW[queries]
-
-        return {**results, **self.segments(class_logits, mask_logits_of)}
-
-    def segments(self, class_logits: Tensor, mask_logits_of: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """The configured ones of the panoptic and instance results of one image.
-
-        Both rules look at few queries: they are picked by class, and no other masks are asked for.
-
-        Args:
-            class_logits: (Q, K + 1).
-            mask_logits_of: (R,) indices of queries -> their mask logits (R, height, width) at the output size.
-        """
-        results: dict[str, Any] = {}
-        if self.panoptic_on:
-            queries = panoptic_candidates(class_logits, object_mask_threshold=self.object_mask_threshold)
-            results["panoptic_seg"] = panoptic_inference(
-                class_logits[queries],
-                mask_logits_of(queries),
-                thing_ids=self.thing_ids,
-                object_mask_threshold=self.object_mask_threshold,
-                overlap_threshold=self.overlap_threshold,
-                with_scores=True,
-            )
-        if self.instance_on:
-            candidates = instance_candidates(
-                class_logits, topk=self.test_topk_per_image, thing_ids=self.thing_ids if self.panoptic_on else None
-            )
-            queries, mask_index = candidates.queries.unique(return_inverse=True)
-            results["instances"] = instances_from_candidates(candidates, mask_logits_of(queries), mask_index)
-        return results
+    @property
+    def result_settings(self) -> ResultSettings:
+        """What `inference` gives, and by which rules."""
+        return ResultSettings(
+            semantic_output="scores" if self.semantic_on else None,
+            instance_on=self.instance_on,
+            panoptic_on=self.panoptic_on,
+            resize_first=self.resize_first,
+            thing_ids=self.thing_ids if self.panoptic_on else (),
+            object_mask_threshold=self.object_mask_threshold,
+            overlap_threshold=self.overlap_threshold,
+            topk=self.test_topk_per_image,
+            memory_budget=self.memory_budget_mb * 2**20,
+        )
 
     def loss_normalizer(self, micro_batches: Sequence[Sequence[Sample]]) -> LossNormalizer:
         """What the losses of an optimizer step over these micro-batches are divided by; all workers must call it."""
@@ -303,37 +274,6 @@ class MaskFormer(nn.Module):
         features = self.backbone(images.tensor)
         predictions = self.sem_seg_head.predict(features, num_frames=num_frames, all_layers=self.deep_supervision)
         return self.criterion(predictions, targets, normalizer)
-
-
-def resized_mask_logits(masks: MaskLogits, sizes: MaskSizes, queries: Tensor | None = None) -> Tensor:
-    """Mask logits of one image at the output size.
-
-    As published in two steps: to the padded size of the network's input, then without the padding to the output.
-
-    Args:
-        masks: one clip of one frame, embeddings (1, Q, C).
-        sizes: padded, image and output size.
-        queries: (R,) the queries wanted; None takes all.
-
-    Returns:
-        (R, height, width) logits.
-    """
-    embeddings = masks.embeddings if queries is None else masks.embeddings[:, queries]
-    return resized_to_output(MaskLogits(embeddings, masks.features).dense()[0, :, 0], sizes)
-
-
-def resized_to_output(logits_Rhw: Tensor, sizes: MaskSizes) -> Tensor:
-    """Maps of the padded frame, (R, h, w) at any resolution, as (R, height, width) of the output; see above."""
-    height, width = sizes.image
-    return _resized(_resized(logits_Rhw, sizes.padded)[:, :height, :width], sizes.output)
-
-
-def _resized(maps_RHW: Tensor, size: tuple[int, int]) -> Tensor:
-    if maps_RHW.shape[-2:] == size:
-        return maps_RHW
-    if len(maps_RHW) == 0:  # which interpolate refuses
-        return maps_RHW.new_zeros(0, *size)
-    return F.interpolate(maps_RHW.unsqueeze(0), size=size, mode="bilinear", align_corners=False).squeeze(0)
 
 
 def _frames(sample: Sample) -> Sequence[Tensor]:

@@ -358,12 +358,14 @@ def test_normalization_constants_are_no_part_of_a_checkpoint(model: MaskFormer) 
 
 def test_only_the_masks_that_are_read_are_resized(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _confident(tiny_model(*WITHOUT_SEMANTIC, "TEST.DETECTIONS_PER_IMAGE", 2, f"{TEST}.PANOPTIC_ON", False))
-    sizes = []
-    dense = MaskLogits.dense
+    asked: list[Tensor] = []
+    select = MaskLogits.select
     with torch.no_grad():
         predictions = model.sem_seg_head.predict(model.backbone(model._images([tiny_sample()])[0].tensor))
     best = predictions.class_logits[0, 0].softmax(-1)[:, :-1].flatten().topk(2).indices // NUM_CLASSES
-    monkeypatch.setattr(MaskLogits, "dense", lambda masks: sizes.append(masks.embeddings.shape[1]) or dense(masks))
+    monkeypatch.setattr(MaskLogits, "select", lambda masks, clip, rows: asked.append(rows) or select(masks, clip, rows))
     (result,) = _results(model, [tiny_sample()])
     assert len(result["instances"]) == 2
-    assert sizes[-1] == len(best.unique()) < NUM_QUERIES
+    (queries,) = asked
+    assert torch.equal(queries, best.unique())
+    assert len(queries) < NUM_QUERIES

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from detectron2.modeling import DatasetMapperTTA
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..maskformer_model import ImagePrediction, MaskFormer, resized_mask_logits
-from ..modeling.postprocessing import semantic_inference
+from ..maskformer_model import ImagePrediction, MaskFormer
+from ..modeling.postprocessing import image_results
 from .copies import Copy, Mapper, augmented_copies
 from .merging import MergedQueries
 from .semantic import ScoreMean, SemanticSegmentorWithTTA
@@ -73,7 +74,7 @@ class MaskFormerWithTTA(nn.Module):
             (prediction,) = self.model.predict([copy.sample])
             with self._full_precision():
                 if self.model.semantic_on:
-                    scores.add(_semantic_scores(prediction), is_mirrored=copy.is_mirrored)
+                    scores.add(self._semantic_scores(prediction), is_mirrored=copy.is_mirrored)
                 if merged is None:
                     merged = MergedQueries(prediction, is_mirrored=copy.is_mirrored, refinement=refinement)
                 else:
@@ -81,16 +82,20 @@ class MaskFormerWithTTA(nn.Module):
         assert merged is not None, "augmented_copies gives at least one copy"
         results = {"sem_seg": scores.value()} if self.model.semantic_on else {}
         with self._full_precision():
-            return {**results, **self.model.segments(merged.class_logits, merged.mask_logits)}
+            segments = replace(self.model.result_settings, semantic_output=None)
+            return {**results, **image_results(merged.class_logits, merged.mask_logits, merged.sizes, segments)}
+
+    def _semantic_scores(self, prediction: ImagePrediction) -> Tensor:
+        """(K, height, width), as `MaskFormer` gives them when panoptic or instance results are on, too."""
+        settings = replace(self.model.result_settings, panoptic_on=False, instance_on=False)
+        scores_KHW: Tensor = image_results(prediction.class_logits, prediction.mask_logits, prediction.sizes, settings)[
+            "sem_seg"
+        ]
+        return scores_KHW
 
     def _full_precision(self) -> torch.amp.autocast:
         """For sums over many pixels, as in the model itself; the network runs as the caller's autocast says."""
         return torch.amp.autocast(device_type=self.model.device.type, enabled=False)
-
-
-def _semantic_scores(prediction: ImagePrediction) -> Tensor:
-    """(K, height, width), as `MaskFormer` gives them when panoptic or instance results are on, too."""
-    return semantic_inference(prediction.class_logits, resized_mask_logits(prediction.masks, prediction.sizes))
 
 
 def _most_like_the_input_first(copies: list[Copy], input_size: tuple[int, int]) -> list[Copy]:

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..maskformer_model import ImagePrediction, MaskSizes, resized_to_output
+from ..maskformer_model import ImagePrediction, MaskSizes
 from ..modeling.matcher import assign
 
 __all__ = ["MergedQueries", "agreement"]
@@ -32,7 +32,7 @@ class MergedQueries:
         refinement: how many times finer the frame is than the reference's masks.
         """
         height, width = reference.masks.features.shape[-2:]
-        self._sizes = reference.sizes
+        self.sizes = reference.sizes
         self._frame = (math.ceil(height * refinement), math.ceil(width * refinement))
         mask_logits_QF = self._in_frame(reference, is_mirrored)
         self._probabilities_QK = reference.class_logits.softmax(dim=-1)
@@ -65,26 +65,26 @@ class MergedQueries:
         return self._class_sum_QK / self._num_matched_Q1
 
     def mask_logits(self, queries: Tensor) -> Tensor:
-        """Mask logits of the queries of these indices (R,), at the output size: (R, height, width).
+        """Mask logits of the queries of these indices (R,) in the frame, (R, Fh, Fw).
 
         Each is a mean over copies, the reference with weight 1 and another copy with the agreement of the matched pair:
         where a copy did not find the same thing, it has next to no say about the mask.
         """
         mean_RF = self._mask_sum_QF[queries] / self._weight_Q1[queries]
-        return resized_to_output(mean_RF.unflatten(1, self._frame), self._sizes)
+        return mean_RF.unflatten(1, self._frame)
 
     def _in_frame(self, copy: ImagePrediction, is_mirrored: bool) -> Tensor:
         """A copy's mask logits at the cells of the frame, (Q, F)."""
-        if not is_mirrored and copy.masks.features.shape[-2:] == self._frame and copy.sizes == self._sizes:
+        if not is_mirrored and copy.masks.features.shape[-2:] == self._frame and copy.sizes == self.sizes:
             return copy.masks.dense()[0, :, 0].flatten(1)
-        points_F2 = _points(self._frame, self._sizes, copy.class_logits.device)
+        points_F2 = _points(self._frame, self.sizes, copy.class_logits.device)
         return copy.masks.at_points(_in_copy(points_F2, copy, is_mirrored).unsqueeze(0))[0]
 
     def _without_padding(self, maps_QF: Tensor) -> Tensor:
         """The cells that show any of the picture."""
         rows, columns = (
             math.ceil(cells * image / padded)
-            for cells, image, padded in zip(self._frame, self._sizes.image, self._sizes.padded, strict=True)
+            for cells, image, padded in zip(self._frame, self.sizes.image, self.sizes.padded, strict=True)
         )
         return maps_QF.unflatten(1, self._frame)[:, :rows, :columns].flatten(1)
 

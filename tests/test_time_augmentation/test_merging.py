@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mask2former.maskformer_model import ImagePrediction, MaskSizes, resized_mask_logits
+from mask2former.maskformer_model import ImagePrediction, MaskSizes
 from mask2former.modeling.masks import MaskLogits
+from mask2former.modeling.postprocessing import resized_to_output
 from mask2former.test_time_augmentation.merging import MergedQueries, agreement
 
 Q, K = 4, 3
@@ -31,6 +32,10 @@ def _quarters(height: int = 8, width: int = 12) -> Tensor:
     return masks_Qhw
 
 
+def _output_masks(prediction: ImagePrediction | MergedQueries, queries: Tensor = EVERY_QUERY) -> Tensor:
+    return resized_to_output(prediction.mask_logits(queries), prediction.sizes)
+
+
 @pytest.fixture
 def classes() -> Tensor:
     """One query of each class, and a second one of class 0."""
@@ -41,7 +46,7 @@ def test_the_reference_alone_stays_as_it_is(classes: Tensor) -> None:
     reference = _prediction(classes, _quarters())
     merged = MergedQueries(reference)
     assert torch.equal(merged.class_logits, classes)
-    assert torch.equal(merged.mask_logits(EVERY_QUERY), resized_mask_logits(reference.masks, SIZES))
+    assert torch.equal(_output_masks(merged), _output_masks(reference))
 
 
 def test_queries_of_another_order_are_matched_before_they_are_averaged(classes: Tensor) -> None:
@@ -50,8 +55,8 @@ def test_queries_of_another_order_are_matched_before_they_are_averaged(classes: 
     merged.add(_prediction(2 * classes[PERMUTATION], 0.5 * masks[PERMUTATION]), is_mirrored=False)
     torch.testing.assert_close(merged.class_logits, 1.5 * classes)
     # The pairs agree in nearly all: their weights are nearly equal.
-    expected = resized_mask_logits(_prediction(classes, 0.75 * masks).masks, SIZES)
-    torch.testing.assert_close(merged.mask_logits(EVERY_QUERY), expected, rtol=0.02, atol=0.0)
+    expected = _output_masks(_prediction(classes, 0.75 * masks))
+    torch.testing.assert_close(_output_masks(merged), expected, rtol=0.02, atol=0.0)
 
 
 def test_a_mask_is_weighted_by_the_agreement_of_the_pair(classes: Tensor) -> None:
@@ -61,7 +66,7 @@ def test_a_mask_is_weighted_by_the_agreement_of_the_pair(classes: Tensor) -> Non
     merged.add(_prediction(classes, other, SIZES._replace(output=SIZES.padded)), is_mirrored=False)
     expected = masks[0, 0, 0] - 3 * weight[0, 0] / (1 + weight[0, 0])
     assert 0.5 < weight[0, 0] < 1
-    torch.testing.assert_close(merged.mask_logits(EVERY_QUERY)[0, 0, 0], expected)
+    torch.testing.assert_close(_output_masks(merged)[0, 0, 0], expected)
 
 
 def test_what_a_copy_does_not_see_loses_score_but_keeps_its_mask(classes: Tensor) -> None:
@@ -70,8 +75,8 @@ def test_what_a_copy_does_not_see_loses_score_but_keeps_its_mask(classes: Tensor
     nothing = 6 * torch.eye(K + 1)[K].repeat(Q, 1)
     merged.add(_prediction(nothing, -masks), is_mirrored=False)
     torch.testing.assert_close(merged.class_logits, (classes + nothing) / 2)
-    alone = MergedQueries(_prediction(classes, masks)).mask_logits(EVERY_QUERY)
-    torch.testing.assert_close(merged.mask_logits(EVERY_QUERY), alone, rtol=0.0, atol=0.02)
+    alone = _output_masks(MergedQueries(_prediction(classes, masks)))
+    torch.testing.assert_close(_output_masks(merged), alone, rtol=0.0, atol=0.02)
 
 
 @pytest.mark.parametrize("reference_is_mirrored", [False, True])
@@ -82,8 +87,8 @@ def test_mirrored_masks_are_mirrored_back(classes: Tensor, reference_is_mirrored
     merged.add(second, is_mirrored=not reference_is_mirrored)
     order = PERMUTATION if reference_is_mirrored else EVERY_QUERY
     torch.testing.assert_close(merged.class_logits, classes[order])
-    expected = resized_mask_logits(copies[0].masks, SIZES, order)
-    torch.testing.assert_close(merged.mask_logits(EVERY_QUERY), expected, rtol=1e-4, atol=1e-4)
+    expected = _output_masks(copies[0], order)
+    torch.testing.assert_close(_output_masks(merged), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("refinement", [1.0, 1.6])
@@ -100,10 +105,10 @@ def test_copies_of_other_sizes_and_paddings_lie_on_each_other(refinement: float,
 
     reference = MaskSizes(padded=(96, 128), image=(80, 120), output=(40, 60))
     copy = MaskSizes(padded=(128, 192), image=(128, 192), output=(40, 60))
-    expected = resized_mask_logits(slope(reference).masks, reference)
+    expected = _output_masks(slope(reference), torch.tensor([0]))
     merged = MergedQueries(slope(reference), refinement=refinement)
     merged.add(slope(copy, is_mirrored), is_mirrored=is_mirrored)
-    found = merged.mask_logits(torch.tensor([0]))
+    found = _output_masks(merged, torch.tensor([0]))
     assert found.shape == (1, 40, 60)
     torch.testing.assert_close(found[:, 2:-2, 2:-2], expected[:, 2:-2, 2:-2], rtol=0.0, atol=1e-4)
 
@@ -112,7 +117,7 @@ def test_masks_reach_to_the_edge_of_a_finer_frame() -> None:
     everywhere = torch.full((1, 8, 12), 8.0)
     merged = MergedQueries(_prediction(torch.tensor([[9.0, 0.0]]), everywhere), refinement=1.6)
     merged.add(_prediction(torch.tensor([[9.0, 0.0]]), everywhere), is_mirrored=True)
-    torch.testing.assert_close(merged.mask_logits(torch.tensor([0])), torch.full((1, *SIZES.output), 8.0))
+    torch.testing.assert_close(_output_masks(merged, torch.tensor([0])), torch.full((1, *SIZES.output), 8.0))
 
 
 @pytest.mark.parametrize("in_padding", [-8.0, 8.0])
@@ -123,7 +128,7 @@ def test_what_masks_say_about_padding_is_not_asked(classes: Tensor, in_padding: 
     merged.add(_prediction(classes, 0.0 * masks), is_mirrored=False)
     weight = agreement(classes.softmax(1), masks.flatten(1).sigmoid(), classes.softmax(1), torch.full((Q, 96), 0.5))
     expected = masks[:, :1, :1] / (1 + weight.diagonal()[:, None, None])
-    torch.testing.assert_close(merged.mask_logits(EVERY_QUERY)[:, :1, :1], expected)
+    torch.testing.assert_close(_output_masks(merged)[:, :1, :1], expected)
 
 
 def test_a_copy_of_numbers_that_are_none_is_left_out(classes: Tensor) -> None:
@@ -131,7 +136,7 @@ def test_a_copy_of_numbers_that_are_none_is_left_out(classes: Tensor) -> None:
     merged = MergedQueries(reference)
     merged.add(_prediction(classes * float("nan"), _quarters()), is_mirrored=False)
     assert torch.equal(merged.class_logits, classes)
-    assert torch.equal(merged.mask_logits(EVERY_QUERY), resized_mask_logits(reference.masks, SIZES))
+    assert torch.equal(_output_masks(merged), _output_masks(reference))
 
 
 def test_no_object_and_disjoint_masks_agree_with_nothing(classes: Tensor) -> None:

@@ -1,0 +1,139 @@
+"""The instance rule (Mask2Former, arXiv:2112.01527, Sec. 4.1): the best (query, class) combinations."""
+# Q queries, K classes, (H, W) pixels of the result, r rows of a block, N instances, M queries that are among them.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from .shapes import check_shapes
+
+__all__ = ["InstanceCandidates", "InstanceResult", "instance_candidates", "instance_inference", "tight_boxes"]
+
+BYTES_AT_ONCE = 2**23  # when masks are put in order: what that takes beside them stays small
+
+
+class InstanceCandidates(NamedTuple):
+    """The most probable (query, class) combinations of an image; a query may occur with several classes."""
+
+    scores: Tensor  # (N,) class probabilities, descending
+    classes: Tensor  # (N,) int64
+    queries: Tensor  # (N,) int64
+
+
+def instance_candidates(
+    class_logits: Tensor, *, topk: int, thing_ids: Iterable[int] | None = None
+) -> InstanceCandidates:
+    """The `topk` best of all Q * K combinations (all of them if there are fewer).
+
+    Args:
+        class_logits: (Q, K + 1), last class = "no object".
+        topk: largest number of instances.
+        thing_ids: keep only these classes; None keeps all. As published, they are picked after the best combinations
+            were chosen, so that fewer than `topk` may remain.
+    """
+    probabilities_QK = class_logits.softmax(dim=-1)[:, :-1]
+    num_classes = probabilities_QK.shape[1]
+    scores_N, index_N = probabilities_QK.flatten().topk(min(topk, probabilities_QK.numel()))
+    candidates = InstanceCandidates(scores_N, index_N % num_classes, index_N // num_classes)
+    if thing_ids is None:
+        return candidates
+    things = torch.tensor(sorted(thing_ids), dtype=torch.int64, device=class_logits.device)
+    is_thing_N = torch.isin(candidates.classes, things)
+    return InstanceCandidates(*(field[is_thing_N] for field in candidates))
+
+
+def instance_inference(
+    class_logits: Tensor, mask_logits: Tensor, *, topk: int, thing_ids: Iterable[int] | None = None
+) -> Instances:
+    """The best instances of an image; overlapping ones are kept.
+
+    Args:
+        class_logits: (Q, K + 1), last class = "no object".
+        mask_logits: (Q, H, W).
+        topk, thing_ids: see `instance_candidates`.
+
+    Returns:
+        Sorted by score, which is class probability times the mean mask probability inside the mask: `pred_masks`
+        (N, H, W) bool, `pred_boxes` tight (x0, y0, x1, y1), `scores`, `pred_classes`.
+    """
+    check_shapes(class_logits, mask_logits)
+    height, width = mask_logits.shape[1:]
+    candidates = instance_candidates(class_logits, topk=topk, thing_ids=thing_ids)
+    result = InstanceResult(candidates, (height, width))
+    result.add(slice(0, height), mask_logits[result.queries])
+    return result.value()
+
+
+class InstanceResult:
+    """Instances of chosen (query, class) combinations, from blocks of rows; a query's mask is worked on once."""
+
+    def __init__(self, candidates: InstanceCandidates, size: tuple[int, int]) -> None:
+        """Args:
+        candidates: N combinations.
+        size: (H, W).
+        """
+        self.queries, self._mask_index_N = candidates.queries.unique(return_inverse=True)  # M of them, ascending
+        self._candidates = candidates
+        num_masks, num_instances, device = len(self.queries), len(candidates.queries), candidates.queries.device
+        # The first M hold the masks of the queries, until all N are put in order.
+        self._masks_NHW = torch.empty(num_instances, *size, dtype=torch.bool, device=device)
+        self._areas_M = torch.zeros(num_masks, dtype=torch.int64, device=device)
+        self._sums_M = torch.zeros(num_masks, device=device)
+        self._occupied_rows_MH = torch.zeros(num_masks, size[0], dtype=torch.uint8, device=device)
+        self._occupied_columns_MW = torch.zeros(num_masks, size[1], dtype=torch.uint8, device=device)
+        self.bytes_per_pixel = 0
+
+    def add(self, rows: slice, logits_MrW: Tensor) -> None:
+        """Mask logits of `queries` in some rows; they are overwritten."""
+        inside_MrW = self._masks_NHW[: len(self.queries), rows]
+        torch.gt(logits_MrW, 0, out=inside_MrW)
+        bytes_MrW = inside_MrW.view(torch.uint8)
+        self._areas_M += bytes_MrW.sum(dim=(1, 2), dtype=torch.int32)
+        # A logit that is not above 0 becomes a probability of 0: one pass less than a product with the mask.
+        self._sums_M += F.threshold(logits_MrW, 0.0, -math.inf, inplace=True).sigmoid_().sum(dim=(1, 2))
+        self._occupied_rows_MH[:, rows] = bytes_MrW.amax(dim=2)
+        torch.maximum(self._occupied_columns_MW, bytes_MrW.amax(dim=1), out=self._occupied_columns_MW)
+
+    def value(self) -> Instances:
+        """See `instance_inference`; to be called once, after all rows."""
+        quality_M = self._sums_M / (self._areas_M + 1e-6)
+        scores_N, order_N = (self._candidates.scores * quality_M[self._mask_index_N]).sort(descending=True, stable=True)
+        mask_index_N = self._mask_index_N[order_N]
+        boxes_M4 = _boxes(self._occupied_rows_MH, self._occupied_columns_MW)
+
+        num_instances, height, width = self._masks_NHW.shape
+        instances = Instances((height, width))
+        for rows_NrW in self._masks_NHW.split(max(1, BYTES_AT_ONCE // max(1, num_instances * width)), dim=1):
+            rows_NrW.copy_(rows_NrW[mask_index_N])  # among the first M
+        instances.pred_masks = self._masks_NHW
+        instances.pred_boxes = Boxes(boxes_M4[mask_index_N])
+        instances.scores = scores_N
+        instances.pred_classes = self._candidates.classes[order_N]
+        return instances
+
+
+def tight_boxes(masks_NHW: Tensor) -> Tensor:
+    """(N, 4) float32 boxes (x0, y0, x1, y1) around bool masks, x1 and y1 exclusive; zeros for an empty mask."""
+    return _boxes(masks_NHW.any(dim=2), masks_NHW.any(dim=1))
+
+
+def _boxes(occupied_rows_NH: Tensor, occupied_columns_NW: Tensor) -> Tensor:
+    top, bottom = _extent(occupied_rows_NH > 0)
+    left, right = _extent(occupied_columns_NW > 0)
+    return torch.stack([left, top, right, bottom], dim=1).float()
+
+
+def _extent(occupied_NX: Tensor) -> tuple[Tensor, Tensor]:
+    """First occupied position and the one after the last, (N,) each; zeros where nothing is occupied."""
+    length = occupied_NX.shape[1]
+    place_X = torch.arange(length, device=occupied_NX.device)
+    end_N = torch.where(occupied_NX, place_X + 1, 0).amax(dim=1)
+    start_N = torch.where(occupied_NX, place_X, length).amin(dim=1)
+    return torch.minimum(start_N, end_N), end_N

@@ -1,0 +1,96 @@
+"""The semantic merge (MaskFormer, arXiv:2107.06278, Sec. 3.4): masks of all queries, weighted by class probability."""
+# Q queries, K classes, (H, W) pixels of the result, r rows of a block.
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from .shapes import check_shapes
+
+__all__ = ["SEMANTIC_RESULTS", "SemanticResult", "semantic_inference"]
+
+
+def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """Evidence for each class at each pixel: masks of all queries, weighted by class probability.
+
+    Args:
+        class_logits: (Q, K + 1), last class = "no object".
+        mask_logits: (Q, H, W).
+
+    Returns:
+        (K, H, W) float, >= 0 but no probabilities: their sum over classes may exceed 1.
+    """
+    check_shapes(class_logits, mask_logits)
+    return _merged(_class_weights(class_logits), mask_logits.sigmoid())
+
+
+def _class_weights(class_logits: Tensor) -> Tensor:
+    """What a query's mask counts for each class, (K, Q): the probability without "no object"."""
+    return class_logits.softmax(dim=-1)[:, :-1].T.contiguous()
+
+
+def _merged(weights_KQ: Tensor, masks_QrW: Tensor) -> Tensor:
+    return (weights_KQ @ masks_QrW.flatten(1)).unflatten(1, masks_QrW.shape[1:])
+
+
+class SemanticResult(ABC):
+    """The merge on blocks of rows, and what is kept of it; the names of the results are those of `value`."""
+
+    #: Maps of K classes, float32, that a block takes.
+    num_maps: int
+
+    def __init__(self, class_logits: Tensor, size: tuple[int, int]) -> None:
+        """Args:
+        class_logits: (Q, K + 1).
+        size: (H, W).
+        """
+        self._weights_KQ = _class_weights(class_logits)
+        self.num_classes = len(self._weights_KQ)
+        self.bytes_per_pixel = 4 * self.num_classes * self.num_maps
+        self._allocate(size)
+
+    def scores(self, logits_QrW: Tensor) -> Tensor:
+        """(K, r, W) scores of some rows of all masks' logits, which are overwritten."""
+        return _merged(self._weights_KQ, logits_QrW.sigmoid_())
+
+    def add(self, rows: slice, logits_QrW: Tensor) -> None:
+        """Mask logits of all queries in some rows; they are overwritten."""
+        self.put(rows, self.scores(logits_QrW))
+
+    @abstractmethod
+    def _allocate(self, size: tuple[int, int]) -> None: ...
+
+    @abstractmethod
+    def put(self, rows: slice, scores_KrW: Tensor) -> None:
+        """Keep scores of some rows; they may be overwritten."""
+
+    @abstractmethod
+    def value(self) -> dict[str, Tensor]:
+        """The part of the model's results that is semantic."""
+
+
+class _Scores(SemanticResult):
+    """`sem_seg` (K, H, W): see `semantic_inference`."""
+
+    num_maps = 0  # `add` writes scores where they stay
+
+    def _allocate(self, size: tuple[int, int]) -> None:
+        self._scores_KHW = self._weights_KQ.new_empty(self.num_classes, *size)
+
+    def add(self, rows: slice, logits_QrW: Tensor) -> None:
+        width = logits_QrW.shape[2]
+        scores_KP = self._scores_KHW.flatten(1)[:, rows.start * width : rows.stop * width]
+        torch.mm(self._weights_KQ, logits_QrW.sigmoid_().flatten(1), out=scores_KP)
+
+    def put(self, rows: slice, scores_KrW: Tensor) -> None:
+        self._scores_KHW[:, rows] = scores_KrW
+
+    def value(self) -> dict[str, Tensor]:
+        return {"sem_seg": self._scores_KHW}
+
+
+#: By MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT.
+SEMANTIC_RESULTS: dict[str, type[SemanticResult]] = {"scores": _Scores}

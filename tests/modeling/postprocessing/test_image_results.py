@@ -1,0 +1,138 @@
+"""All results of an image from blocks of rows equal the rules on whole masks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mask2former.modeling.postprocessing import (
+    MaskSizes,
+    ResultSettings,
+    image_results,
+    instance_inference,
+    panoptic_inference,
+    resized_to_output,
+    semantic_inference,
+)
+from mask2former.modeling.postprocessing.resizing import RowStream
+from tests.golden import random_normal
+
+Q, K = 9, 4
+THINGS = (0, 2)
+SETTINGS = ResultSettings(
+    semantic_output="scores",
+    instance_on=True,
+    panoptic_on=True,
+    resize_first=True,
+    thing_ids=THINGS,
+    object_mask_threshold=0.5,
+    overlap_threshold=0.3,
+    topk=12,
+    memory_budget=2**30,
+)
+SIZES = {
+    "padded": MaskSizes((32, 48), (29, 41), (23, 57)),
+    "as it is": MaskSizes((32, 48), (32, 48), (32, 48)),
+    "smaller": MaskSizes((32, 48), (30, 48), (6, 5)),
+    "one pixel": MaskSizes((32, 48), (1, 1), (1, 1)),
+}
+ONE_ROW = 1  # byte: a block has at least one row
+
+
+def _prediction(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Confident classes and masks with a few large overlapping regions: (Q, K + 1) and (Q, 8, 12)."""
+    masks = F.interpolate(6 * random_normal(seed, 1, Q, 3, 4), (8, 12), mode="bilinear", align_corners=False)[0]
+    return 5 * random_normal(seed + 1, Q, K + 1), masks
+
+
+def _results(settings: ResultSettings, sizes: MaskSizes, seed: int = 0) -> dict[str, Any]:
+    class_logits, masks = _prediction(seed)
+    return image_results(class_logits, lambda queries: masks[queries], sizes, settings)
+
+
+def _expected(settings: ResultSettings, sizes: MaskSizes, seed: int = 0) -> dict[str, Any]:
+    class_logits, masks = _prediction(seed)
+    logits = resized_to_output(masks, sizes)
+    thresholds = {name: getattr(settings, name) for name in ("object_mask_threshold", "overlap_threshold")}
+    return {
+        "sem_seg": semantic_inference(class_logits, logits),
+        "panoptic_seg": panoptic_inference(class_logits, logits, thing_ids=THINGS, with_scores=True, **thresholds),
+        "instances": instance_inference(class_logits, logits, topk=settings.topk, thing_ids=THINGS),
+    }
+
+
+def _assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Maps and masks equal, numbers up to rounding."""
+    assert found.keys() == expected.keys()
+    if "sem_seg" in expected:
+        torch.testing.assert_close(found["sem_seg"], expected["sem_seg"], rtol=1e-5, atol=1e-5)
+    if "panoptic_seg" in expected:
+        assert torch.equal(found["panoptic_seg"][0], expected["panoptic_seg"][0])
+        assert found["panoptic_seg"][1] == expected["panoptic_seg"][1]
+    if "instances" in expected:
+        mine, theirs = found["instances"], expected["instances"]
+        torch.testing.assert_close(mine.scores, theirs.scores)
+        assert torch.equal(mine.pred_masks, theirs.pred_masks)
+        assert torch.equal(mine.pred_boxes.tensor, theirs.pred_boxes.tensor)
+        assert torch.equal(mine.pred_classes, theirs.pred_classes)
+
+
+@pytest.mark.parametrize("budget", [ONE_ROW, 20_000, 60_000, 2**30])
+@pytest.mark.parametrize("case", SIZES)
+def test_blocks_of_any_height_give_what_whole_masks_give(case: str, budget: int) -> None:
+    expected = _expected(SETTINGS, SIZES[case])
+    _assert_equal(_results(replace(SETTINGS, memory_budget=budget), SIZES[case]), expected)
+    if case in ("padded", "as it is"):
+        assert len(expected["panoptic_seg"][1]) > 1 and len(expected["instances"]) > 3
+
+
+@pytest.mark.parametrize("name", ["sem_seg", "panoptic_seg", "instances"])
+def test_each_result_is_the_same_alone(name: str) -> None:
+    settings = replace(
+        SETTINGS,
+        semantic_output="scores" if name == "sem_seg" else None,
+        panoptic_on=name == "panoptic_seg",
+        instance_on=name == "instances",
+        memory_budget=20_000,
+    )
+    expected = _expected(SETTINGS, SIZES["padded"])
+    if name == "instances":  # without panoptic results, stuff counts as well
+        class_logits, masks = _prediction()
+        logits = resized_to_output(masks, SIZES["padded"])
+        expected["instances"] = instance_inference(class_logits, logits, topk=settings.topk)
+    _assert_equal(_results(settings, SIZES["padded"]), {name: expected[name]})
+
+
+def test_a_budget_decides_how_many_rows_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    rows = RowStream.rows
+    monkeypatch.setattr(RowStream, "rows", lambda *arguments: seen.append(arguments[1:]) or rows(*arguments))
+    _results(replace(SETTINGS, memory_budget=ONE_ROW), SIZES["padded"])
+    assert seen == [(row, row + 1) for row in range(23)]
+    seen.clear()
+    _results(SETTINGS, SIZES["padded"])
+    assert seen == [(0, 23)]
+
+
+@pytest.mark.parametrize("budget", [ONE_ROW, 2**30])
+def test_a_map_merged_first_is_resized_as_a_whole(budget: int) -> None:
+    sizes = SIZES["padded"]
+    class_logits, masks = _prediction()
+    merged = semantic_inference(class_logits, resized_to_output(masks, sizes._replace(output=sizes.image)))
+    expected = F.interpolate(merged[None], size=sizes.output, mode="bilinear", align_corners=False)[0]
+    settings = replace(SETTINGS, instance_on=False, panoptic_on=False, resize_first=False, memory_budget=budget)
+    torch.testing.assert_close(_results(settings, sizes)["sem_seg"], expected)
+
+
+@pytest.mark.parametrize("semantic_output", ["scores", None])
+def test_nothing_found_is_nothing_given(semantic_output: str | None) -> None:
+    settings = replace(SETTINGS, semantic_output=semantic_output, object_mask_threshold=1.0, topk=0)
+    results = _results(settings, SIZES["padded"])
+    segment_ids, segments_info = results["panoptic_seg"]
+    assert segments_info == [] and segment_ids.shape == (23, 57) and not segment_ids.any()
+    assert len(results["instances"]) == 0 and results["instances"].pred_masks.shape == (0, 23, 57)
