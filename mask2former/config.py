@@ -155,6 +155,8 @@ def _add_mask_former_config(cfg: CfgNode) -> None:
     node.TEST.PRECISION = "fp32"  # new: "fp32" | "bf16" | "fp16" (needs a GPU): autocast of the network in inference
     # resize masks to the output size before (True) or after (False) the semantic merge
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
+    # new: "scores" | "labels" (a label map and its confidence) | "probabilities" (with sum 1, and their entropy)
+    node.TEST.SEMANTIC_OUTPUT = "scores"
     # new: MiB that post-processing may take for its blocks of rows, beside the results and the masks at stride 4
     node.TEST.MEMORY_BUDGET_MB = 64
 

@@ -20,7 +20,7 @@ from .modeling.inference_precision import inference_dtype
 from .modeling.masks import MaskLogits
 from .modeling.matcher import HungarianMatcher
 from .modeling.meta_arch.mask_former_head import MaskFormerHead
-from .modeling.postprocessing import MaskSizes, ResultSettings, image_results
+from .modeling.postprocessing import SEMANTIC_RESULTS, MaskSizes, ResultSettings, image_results
 from .modeling.targets import ground_truth, make_target
 
 __all__ = ["ImagePrediction", "MaskFormer", "MaskSizes"]
@@ -67,6 +67,7 @@ class MaskFormer(nn.Module):
         object_mask_threshold: float,
         overlap_threshold: float,
         test_topk_per_image: int,
+        semantic_output: str,
         memory_budget_mb: int,
         inference_dtype: torch.dtype | None = None,
     ) -> None:
@@ -84,10 +85,16 @@ class MaskFormer(nn.Module):
             resizing the merged map; with instance or panoptic results it is always before.
         object_mask_threshold, overlap_threshold: see `panoptic_inference`.
         test_topk_per_image: largest number of instances.
+        semantic_output: what the semantic result is, a name in `SEMANTIC_RESULTS`.
         memory_budget_mb: MiB that inference may take for its blocks of rows, beside the network and the results.
         inference_dtype: of autocast while the network runs in inference; None leaves that to the caller.
         """
         super().__init__()
+        if semantic_output not in SEMANTIC_RESULTS:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT={semantic_output!r} is unknown; choose from "
+                f"{', '.join(SEMANTIC_RESULTS)}"
+            )
         if memory_budget_mb <= 0:
             raise ValueError(f"MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB must be above 0, got {memory_budget_mb}")
         resize_first = sem_seg_postprocess_before_inference or instance_on or panoptic_on
@@ -113,6 +120,7 @@ class MaskFormer(nn.Module):
         self.object_mask_threshold = object_mask_threshold
         self.overlap_threshold = overlap_threshold
         self.test_topk_per_image = test_topk_per_image
+        self.semantic_output = semantic_output
         self.memory_budget_mb = memory_budget_mb
         self.inference_dtype = inference_dtype
 
@@ -149,6 +157,7 @@ class MaskFormer(nn.Module):
             "object_mask_threshold": node.TEST.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": node.TEST.OVERLAP_THRESHOLD,
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "semantic_output": node.TEST.SEMANTIC_OUTPUT,
             "memory_budget_mb": node.TEST.MEMORY_BUDGET_MB,
             "inference_dtype": inference_dtype(node.TEST.PRECISION, torch.device(cfg.MODEL.DEVICE).type),
         }
@@ -171,7 +180,8 @@ class MaskFormer(nn.Module):
         Returns:
             While training the weighted losses, see `SetCriterion`. Else one dict per image with, as configured,
             `sem_seg` (K, height, width), `panoptic_seg` (map, segments_info) and `instances`; see
-            `modeling.postprocessing`.
+            `modeling.postprocessing`. With MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT "labels" `sem_seg` is a map
+            (height, width) and `sem_seg_confidence` comes with it; with "probabilities" `sem_seg_entropy` does.
         """
         if self.training:
             images, num_frames = self._images(batched_inputs)
@@ -211,7 +221,7 @@ class MaskFormer(nn.Module):
     def result_settings(self) -> ResultSettings:
         """What `inference` gives, and by which rules."""
         return ResultSettings(
-            semantic_output="scores" if self.semantic_on else None,
+            semantic_output=self.semantic_output if self.semantic_on else None,
             instance_on=self.instance_on,
             panoptic_on=self.panoptic_on,
             resize_first=self.resize_first,

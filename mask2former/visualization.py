@@ -206,11 +206,15 @@ def draw_prediction(
             scale=scale,
         )
     if "sem_seg" in prediction:
-        scores_KHW = prediction["sem_seg"].float()
-        best_HW, label_map_HW = scores_KHW.max(dim=0)
-        if threshold:
-            uncertain_HW = best_HW < threshold * scores_KHW.sum(dim=0)
-            label_map_HW = label_map_HW.masked_fill(uncertain_HW, -1)
+        if prediction["sem_seg"].dim() == 2:  # labels, whose confidence comes with them
+            label_map_HW = prediction["sem_seg"]
+            confidence_HW = prediction["sem_seg_confidence"] if threshold else None
+        else:
+            scores_KHW = prediction["sem_seg"].float()
+            best_HW, label_map_HW = scores_KHW.max(dim=0)
+            confidence_HW = best_HW / scores_KHW.sum(dim=0) if threshold else None
+        if confidence_HW is not None:
+            label_map_HW = label_map_HW.masked_fill(confidence_HW < threshold, -1)
         return draw_semantic(image, label_map_HW.cpu().numpy(), metadata, scale=scale)
     raise ValueError(
         f"a prediction with {sorted(prediction)} has nothing to draw: set one of MODEL.MASK_FORMER.TEST.PANOPTIC_ON, "

@@ -337,6 +337,30 @@ def test_a_model_that_would_give_nothing_is_refused() -> None:
         build_model(tiny_config(f"{TEST}.SEMANTIC_ON", False, *ONLY_SEMANTIC))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("SEMANTIC_OUTPUT", "label", "SEMANTIC_OUTPUT='label' is unknown; choose from scores, labels, probabilities"),
+        ("MEMORY_BUDGET_MB", 0, "MEMORY_BUDGET_MB must be above 0, got 0"),
+    ],
+)
+def test_settings_of_inference_that_mean_nothing_are_refused(key: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_model(f"{TEST}.{key}", value)
+
+
+@pytest.mark.parametrize("extra", [ONLY_SEMANTIC, ()])
+def test_semantic_results_are_what_the_config_asks_for(extra: tuple[Any, ...]) -> None:
+    sample = {**tiny_sample(size=(40, 50)), "height": 33, "width": 71}
+    (scores,) = _results(_confident(tiny_model(*extra)), [sample])
+    (labels,) = _results(_confident(tiny_model(*extra, f"{TEST}.SEMANTIC_OUTPUT", "labels")), [sample])
+    (probabilities,) = _results(_confident(tiny_model(*extra, f"{TEST}.SEMANTIC_OUTPUT", "probabilities")), [sample])
+    assert labels.keys() - scores.keys() == {"sem_seg_confidence"}
+    assert probabilities.keys() - scores.keys() == {"sem_seg_entropy"}
+    assert torch.equal(labels["sem_seg"].long(), scores["sem_seg"].argmax(dim=0))
+    torch.testing.assert_close(probabilities["sem_seg"].amax(dim=0), labels["sem_seg_confidence"])
+
+
 def test_a_model_without_a_training_dataset_is_refused() -> None:
     with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
         build_model(tiny_config("DATASETS.TRAIN", ()))

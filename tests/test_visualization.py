@@ -170,6 +170,14 @@ def test_the_threshold_acts_on_every_kind_of_prediction(image, metadata, key):
     assert not changed(draw_prediction(image, results, metadata, threshold=0.8), image).any()
 
 
+@pytest.mark.parametrize("threshold", [None, 0.6, 0.8])
+def test_labels_with_confidence_are_drawn_as_their_scores_would_be(image, metadata, threshold):
+    scores = sky_everywhere(0.7)
+    labels = {"sem_seg": scores.argmax(0).int(), "sem_seg_confidence": scores.amax(0)}
+    expected = draw_prediction(image, {"sem_seg": scores}, metadata, threshold=threshold)
+    assert (draw_prediction(image, labels, metadata, threshold=threshold) == expected).all()
+
+
 def test_instances_below_one_half_are_hidden_by_default(image, metadata):
     assert not changed(draw_prediction(image, {"instances": one_instance(0.4)}, metadata), image).any()
 

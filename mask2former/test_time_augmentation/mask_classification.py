@@ -17,7 +17,7 @@ from ..maskformer_model import ImagePrediction, MaskFormer
 from ..modeling.postprocessing import image_results
 from .copies import Copy, Mapper, augmented_copies
 from .merging import MergedQueries
-from .semantic import ScoreMean, SemanticSegmentorWithTTA
+from .semantic import ScoreMean, SemanticSegmentorWithTTA, check_semantic_output
 
 __all__ = ["MaskFormerWithTTA", "with_test_time_augmentation"]
 
@@ -54,6 +54,8 @@ class MaskFormerWithTTA(nn.Module):
                 "MaskFormerWithTTA is for MODEL.MASK_FORMER.TEST.PANOPTIC_ON or INSTANCE_ON, both are False: "
                 "take SemanticSegmentorWithTTA"
             )
+        if model.semantic_on:
+            check_semantic_output(model)
         self.model = model
         self.tta_mapper = DatasetMapperTTA(cfg) if tta_mapper is None else tta_mapper
         # What restores the mode after an evaluation looks here, and sets it in the model too.

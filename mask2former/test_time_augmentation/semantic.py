@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .copies import Mapper, augmented_copies
 
-__all__ = ["ScoreMean", "SemanticSegmentorWithTTA"]
+__all__ = ["ScoreMean", "SemanticSegmentorWithTTA", "check_semantic_output"]
 
 
 class SemanticSegmentorWithTTA(nn.Module):
@@ -27,6 +27,7 @@ class SemanticSegmentorWithTTA(nn.Module):
         tta_mapper: one model input in, its augmented copies out, each with the `transforms` that made it.
         """
         super().__init__()
+        check_semantic_output(model)
         self.model = model
         self.tta_mapper = DatasetMapperTTA(cfg) if tta_mapper is None else tta_mapper
         # What restores the mode after an evaluation looks here, and sets it in the model too.
@@ -48,6 +49,16 @@ class SemanticSegmentorWithTTA(nn.Module):
                 )
             mean.add(result["sem_seg"], is_mirrored=copy.is_mirrored)
         return mean.value()
+
+
+def check_semantic_output(model: nn.Module) -> None:
+    """Only scores have a mean."""
+    semantic_output = getattr(model, "semantic_output", "scores")
+    if semantic_output != "scores":
+        raise ValueError(
+            "TEST.AUG.ENABLED averages semantic scores: it needs MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT scores, not "
+            f"{semantic_output}"
+        )
 
 
 class ScoreMean:

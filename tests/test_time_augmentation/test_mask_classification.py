@@ -180,6 +180,14 @@ def test_an_evaluation_leaves_the_model_in_its_mode(kind: type[nn.Module], is_tr
     assert model.training == model.backbone.training == is_training
 
 
+@pytest.mark.parametrize("kind", [MaskFormerWithTTA, SemanticSegmentorWithTTA])
+def test_labels_have_no_mean(kind: type[nn.Module]) -> None:
+    with pytest.raises(ValueError, match=r"TEST\.AUG\.ENABLED .*SEMANTIC_OUTPUT scores, not labels"):
+        kind(tiny_config(), tiny_model(f"{TEST}.SEMANTIC_OUTPUT", "labels"))
+    without = tiny_model(f"{TEST}.SEMANTIC_OUTPUT", "labels", f"{TEST}.SEMANTIC_ON", False)
+    assert MaskFormerWithTTA(tiny_config(), without)([tiny_sample()])[0].keys() == {"panoptic_seg", "instances"}
+
+
 def test_clips_are_refused() -> None:
     model = MaskFormerWithTTA(_augmentation([32], flip=False), _confident_model())
     with pytest.raises(ValueError, match=r"TEST\.AUG\.ENABLED"):

@@ -39,7 +39,7 @@ class ResultSettings:
 def image_results(
     class_logits: Tensor, mask_logits_of: MaskLogitsOf, sizes: MaskSizes, settings: ResultSettings
 ) -> dict[str, Any]:
-    """`sem_seg`, `panoptic_seg` and `instances`, as far as they are switched on.
+    """`sem_seg` (see `SEMANTIC_RESULTS`), `panoptic_seg` and `instances`, as far as they are switched on.
 
     Panoptic and instance rules look at few queries: these are picked by class, and no other mask is asked for unless
     the semantic merge needs them all.
@@ -68,7 +68,7 @@ def image_results(
     if settings.semantic_output is not None:
         semantic = SEMANTIC_RESULTS[settings.semantic_output](class_logits, sizes.output)
 
-    if semantic is not None and not settings.resize_first:
+    if semantic is not None and not settings.resize_first and sizes.image != sizes.output:
         _merge_then_resize(semantic, _every_mask(class_logits, mask_logits_of), sizes, settings.memory_budget)
     elif semantic is not None:
         _read_blocks(

@@ -12,6 +12,8 @@ from .shapes import check_shapes
 
 __all__ = ["SEMANTIC_RESULTS", "SemanticResult", "semantic_inference"]
 
+_TINY = torch.finfo(torch.float32).tiny  # added to scores: where all are 0, all classes are equally probable
+
 
 def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     """Evidence for each class at each pixel: masks of all queries, weighted by class probability.
@@ -92,5 +94,53 @@ class _Scores(SemanticResult):
         return {"sem_seg": self._scores_KHW}
 
 
+class _Probabilities(SemanticResult):
+    """`sem_seg` (K, H, W): the classes' shares of the scores of a pixel, in (0, 1] with sum 1.
+
+    `sem_seg_entropy` (H, W): of these shares, in nats, from 0 (certain) to log K.
+    """
+
+    num_maps = 2
+
+    def _allocate(self, size: tuple[int, int]) -> None:
+        self._probabilities_KHW = self._weights_KQ.new_empty(self.num_classes, *size)
+        self._entropy_HW = self._weights_KQ.new_empty(size)
+
+    def put(self, rows: slice, scores_KrW: Tensor) -> None:
+        shares_KrW = scores_KrW.add_(_TINY)
+        shares_KrW /= shares_KrW.sum(dim=0)
+        self._probabilities_KHW[:, rows] = shares_KrW
+        logarithms_KrW = shares_KrW.clamp_min(_TINY).log_()
+        self._entropy_HW[rows] = logarithms_KrW.mul_(shares_KrW).sum(dim=0).neg_().clamp_min_(0)
+
+    def value(self) -> dict[str, Tensor]:
+        return {"sem_seg": self._probabilities_KHW, "sem_seg_entropy": self._entropy_HW}
+
+
+class _Labels(SemanticResult):
+    """`sem_seg` (H, W) int32: the class of the highest score, of equal ones the first.
+
+    `sem_seg_confidence` (H, W): the share of that class in the scores of the pixel, in (0, 1].
+    """
+
+    num_maps = 1
+
+    def _allocate(self, size: tuple[int, int]) -> None:
+        self._labels_HW = torch.empty(size, dtype=torch.int32, device=self._weights_KQ.device)
+        self._confidence_HW = self._weights_KQ.new_empty(size)
+
+    def put(self, rows: slice, scores_KrW: Tensor) -> None:
+        best_rW, self._labels_HW[rows] = scores_KrW.max(dim=0)
+        total_rW = scores_KrW.sum(dim=0) + self.num_classes * _TINY
+        self._confidence_HW[rows] = (best_rW + _TINY) / total_rW
+
+    def value(self) -> dict[str, Tensor]:
+        return {"sem_seg": self._labels_HW, "sem_seg_confidence": self._confidence_HW}
+
+
 #: By MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT.
-SEMANTIC_RESULTS: dict[str, type[SemanticResult]] = {"scores": _Scores}
+SEMANTIC_RESULTS: dict[str, type[SemanticResult]] = {
+    "scores": _Scores,
+    "labels": _Labels,
+    "probabilities": _Probabilities,
+}

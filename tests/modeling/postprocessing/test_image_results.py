@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -136,3 +137,41 @@ def test_nothing_found_is_nothing_given(semantic_output: str | None) -> None:
     segment_ids, segments_info = results["panoptic_seg"]
     assert segments_info == [] and segment_ids.shape == (23, 57) and not segment_ids.any()
     assert len(results["instances"]) == 0 and results["instances"].pred_masks.shape == (0, 23, 57)
+
+
+@pytest.mark.parametrize("budget", [ONE_ROW, 20_000, 2**30])
+@pytest.mark.parametrize("resize_first", [True, False])
+def test_labels_are_the_best_scores_and_their_shares(resize_first: bool, budget: int) -> None:
+    settings = replace(SETTINGS, instance_on=False, panoptic_on=False, resize_first=resize_first)
+    scores = _results(settings, SIZES["padded"])["sem_seg"]
+    found = _results(replace(settings, semantic_output="labels", memory_budget=budget), SIZES["padded"])
+    assert list(found) == ["sem_seg", "sem_seg_confidence"]
+    assert found["sem_seg"].dtype == torch.int32
+    assert torch.equal(found["sem_seg"].long(), scores.argmax(dim=0))
+    torch.testing.assert_close(found["sem_seg_confidence"], scores.amax(dim=0) / scores.sum(dim=0))
+
+
+@pytest.mark.parametrize("budget", [ONE_ROW, 20_000, 2**30])
+@pytest.mark.parametrize("resize_first", [True, False])
+def test_probabilities_are_shares_of_the_scores_with_their_entropy(resize_first: bool, budget: int) -> None:
+    settings = replace(SETTINGS, instance_on=False, panoptic_on=False, resize_first=resize_first)
+    scores = _results(settings, SIZES["padded"])["sem_seg"]
+    found = _results(replace(settings, semantic_output="probabilities", memory_budget=budget), SIZES["padded"])
+    assert list(found) == ["sem_seg", "sem_seg_entropy"]
+    torch.testing.assert_close(found["sem_seg"].sum(dim=0), torch.ones(23, 57))
+    torch.testing.assert_close(found["sem_seg"], scores / scores.sum(dim=0))
+    expected = torch.distributions.Categorical(probs=found["sem_seg"].permute(1, 2, 0)).entropy()
+    torch.testing.assert_close(found["sem_seg_entropy"], expected)
+
+
+def test_a_pixel_that_no_mask_claims_may_be_of_any_class() -> None:
+    class_logits, masks = _prediction()
+    nowhere = torch.full_like(masks, -1e4)  # so far outside that every probability is 0
+    for name in ("labels", "probabilities"):
+        settings = replace(SETTINGS, semantic_output=name)
+        results = image_results(class_logits, lambda queries: nowhere[queries], SIZES["padded"], settings)
+        if name == "labels":
+            torch.testing.assert_close(results["sem_seg_confidence"], torch.full((23, 57), 1 / K))
+        else:
+            torch.testing.assert_close(results["sem_seg"], torch.full((K, 23, 57), 1 / K))
+            torch.testing.assert_close(results["sem_seg_entropy"], torch.full((23, 57), math.log(K)))
