@@ -1,8 +1,9 @@
 """Package metadata. Nothing heavy is imported here, so that metadata can be read before anything is installed.
 
-The C++ version of deformable attention is optional. M2F_BUILD_OPS=auto (the default) compiles it where a compiler and
-torch are at hand and otherwise says why not; 1 fails instead; 0 leaves it out. The build needs the torch that the
-package will run with, hence --no-build-isolation, which `make setup` gives.
+The compiled versions of deformable attention are optional: C++ for the CPU, CUDA for GPUs. M2F_BUILD_OPS=auto (the
+default) compiles what the machine can and otherwise says why not; 1 fails instead; 0 leaves both out. The build needs
+the torch that the package will run with, hence --no-build-isolation, which `make setup` gives. CUDA is compiled for the
+GPUs of the machine, where there is none for DEFAULT_ARCHITECTURES; TORCH_CUDA_ARCH_LIST names others.
 
 Exact versions are in requirements.txt and requirements-extras.txt, which `make setup` installs; the bounds below are
 what the code is written for.
@@ -12,6 +13,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -22,6 +24,8 @@ from setuptools.errors import BaseError, CompileError, LinkError
 
 ROOT = Path(__file__).parent
 OPS = "mask2former/modeling/pixel_decoder/ops"
+# Code for 8.0 and 9.0 also runs on all of their generations; newer GPUs translate the last one's intermediate code.
+DEFAULT_ARCHITECTURES = "7.5;8.0;9.0+PTX"
 
 # Two needs are missing on purpose, because pip alone cannot install them; `make setup` does (its script says how):
 # Detectron2 is not on the package index under its own name, and the metadata of panopticapi-lite forbids NumPy 2, its
@@ -96,31 +100,46 @@ class BuildOperators(build_ext):
         mode = os.environ.get("M2F_BUILD_OPS", "auto")
         if mode not in ("auto", "0", "1"):
             raise SystemExit(f"M2F_BUILD_OPS={mode!r} is unknown; choose from 0, 1, auto")
-        built = [Path(self.build_lib) / OPS / "_C.so", *([ROOT / OPS / "_C.so"] if self.inplace else [])]
-        for library in built:  # what an earlier build left would no longer fit the sources
-            library.unlink(missing_ok=True)
-        reason = "M2F_BUILD_OPS=0" if mode == "0" else why_not_compiled() or self.compile()
-        if not reason:
-            print("The C++ operators were compiled.", file=sys.stderr)
-        elif mode == "1":
-            raise SystemExit(f"The C++ operators were not compiled, but M2F_BUILD_OPS=1 asks for them: {reason}")
-        else:
-            print(f"The C++ operators were not compiled, plain PyTorch stands in: {reason}", file=sys.stderr)
+        missing_cpp = mode != "0" and why_not_cpp()
+        missing_cuda = mode != "0" and (missing_cpp or why_not_cuda())
+        for extension in self.extensions:
+            name = "CUDA" if is_cuda(extension) else "C++"
+            self.remove_built(extension)
+            missing = "M2F_BUILD_OPS=0" if mode == "0" else missing_cuda if is_cuda(extension) else missing_cpp
+            reason = missing or self.compile(extension)
+            # Nobody who has neither GPU nor nvcc asks for CUDA.
+            is_wanted = not is_cuda(extension) or not missing or has_gpu()
+            if not reason:
+                print(f"The {name} operators were compiled.", file=sys.stderr)
+            elif mode == "1" and is_wanted:
+                raise SystemExit(f"The {name} operators were not compiled, but M2F_BUILD_OPS=1 asks for them: {reason}")
+            else:
+                print(f"The {name} operators were not compiled, others stand in: {reason}", file=sys.stderr)
 
-    def compile(self) -> str:
-        """Build the library; returns why that failed, if so."""
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    def remove_built(self, extension: Extension) -> None:
+        """What an earlier build left would no longer fit the sources."""
+        library = self.get_ext_filename(extension.name)
+        for folder in (Path(self.build_lib), *([ROOT] if self.inplace else [])):
+            (folder / library).unlink(missing_ok=True)
+
+    def compile(self, extension: Extension) -> str:
+        """Build one library; returns why that failed, if so."""
+        from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
         # -fopenmp for the compiler only: linked, it could bring a second thread pool beside the one torch loaded.
         threads = [] if sys.platform == "darwin" else ["-fopenmp"]
         flags = ["-O3", "-g0", "-ffp-contract=fast", "-Wno-psabi", *threads]
-        (extension,) = self.extensions
-        options = {"depends": extension.depends, "extra_compile_args": flags}
+        kind, arguments = CppExtension, {"extra_compile_args": flags}
+        if is_cuda(extension):
+            kind, arguments = CUDAExtension, {"extra_compile_args": {"cxx": flags, "nvcc": ["-O3"]}}
+            if not has_gpu():
+                os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHITECTURES)
         # In place, as this command has already written notes of its own on the extension.
-        vars(extension).update(vars(CppExtension(extension.name, extension.sources, **options)))
+        vars(extension).update(vars(kind(extension.name, extension.sources, depends=extension.depends, **arguments)))
         # The library holds operators and is no Python module, hence a name without Python's version.
         command = BuildExtension(self.distribution, use_ninja=False, no_python_abi_suffix=True)
-        command.__dict__.update({**self.__dict__, "use_ninja": False, "no_python_abi_suffix": True})
+        settings = {"use_ninja": False, "no_python_abi_suffix": True, "extensions": [extension]}
+        command.__dict__.update({**self.__dict__, **settings})
         try:
             command.run()
         except (BaseError, CompileError, LinkError) as error:
@@ -131,7 +150,19 @@ class BuildOperators(build_ext):
         return fullname.replace(".", "/") + ".so"
 
 
-def why_not_compiled() -> str:
+def is_cuda(extension: Extension) -> bool:
+    return any(source.endswith(".cu") for source in extension.sources)
+
+
+def has_gpu() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def why_not_cpp() -> str:
     """What the build lacks, "" if nothing."""
     compiler = os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++"
     if shutil.which(shlex.split(compiler)[0]) is None:
@@ -141,6 +172,36 @@ def why_not_compiled() -> str:
     except ImportError:
         return "there is no torch in the build environment (pass --no-build-isolation)"
     return ""
+
+
+def why_not_cuda() -> str:
+    """What the build of the CUDA operators lacks beside what the C++ ones need, "" if nothing."""
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    home = cuda_home()
+    if home is None:
+        return "there is no nvcc (in CUDA_HOME, on the PATH, or in /usr/local/cuda)"
+    answer = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True)
+    found = re.search(r"release (\d+)\.", answer.stdout)
+    if found is None:
+        return f"{home}/bin/nvcc --version says no version: {answer.stdout or answer.stderr}"
+    if found.group(1) != torch.version.cuda.split(".")[0]:
+        return f"{home}/bin/nvcc is of CUDA {found.group(1)}, torch of CUDA {torch.version.cuda}"
+    os.environ["CUDA_HOME"] = str(home)  # torch looks here when its build command is imported
+    return ""
+
+
+def cuda_home() -> Path | None:
+    """The folder of the CUDA toolkit. The nvcc on the PATH may be a script elsewhere: nvcc itself knows where it is."""
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = f"{named}/bin/nvcc" if named else shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    if not Path(nvcc).is_file():
+        return None
+    answer = subprocess.run([nvcc, "--dryrun", "-c", "nothing.cu"], capture_output=True, text=True)
+    found = re.search(r"^#\$ TOP=(.+)$", answer.stderr, re.MULTILINE)
+    return Path(found.group(1)).resolve() if found else Path(nvcc).parent.parent
 
 
 setup(
@@ -156,7 +217,16 @@ setup(
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     ext_modules=[
-        Extension(f"{OPS.replace('/', '.')}._C", [f"{OPS}/src/ms_deform_attn.cpp"], depends=[f"{OPS}/src/kernels.h"])
+        Extension(
+            f"{OPS.replace('/', '.')}._C",
+            [f"{OPS}/src/ms_deform_attn.cpp"],
+            depends=[f"{OPS}/src/{name}" for name in ("arguments.h", "cpu_kernels.h")],
+        ),
+        Extension(
+            f"{OPS.replace('/', '.')}._C_cuda",
+            [f"{OPS}/src/ms_deform_attn_cuda.cpp", f"{OPS}/src/cuda_launch.cu"],
+            depends=[f"{OPS}/src/{name}" for name in ("arguments.h", "cuda_call.h", "cuda_kernels.cuh")],
+        ),
     ],
     cmdclass={"build_ext": BuildOperators},
     zip_safe=False,

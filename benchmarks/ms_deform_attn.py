@@ -2,15 +2,18 @@
 """Times every backend of multi-scale deformable attention beside the plain PyTorch one, as an encoder layer calls it.
 
     benchmarks/ms_deform_attn.py --threads 2
+    benchmarks/ms_deform_attn.py --device cuda --sizes 800x1333 1024x1024 --batch-sizes 1 16 --dtypes float32 bfloat16
 
 The default is one picture of 800 x 1333 pixels: levels of stride 32, 16 and 8, whose tokens all are queries, 8 heads of
-32 channels, 4 points. Figures are medians over the repetitions with their range; the backends take turns. Let nothing
-else run meanwhile.
+32 channels, 4 points. Figures are medians over the repetitions with their range; the backends take turns. The bound is
+the time in which the device copies as many bytes as the operator must read and write at least: every tensor once. Let
+nothing else run meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import time
@@ -20,7 +23,13 @@ from torch import Tensor
 
 from mask2former.benchmark import Statistic
 from mask2former.modeling.pixel_decoder.msdeformattn import cell_centers
-from mask2former.modeling.pixel_decoder.ops.backends import REFERENCE, VARIABLE, available_backends, forget_choices
+from mask2former.modeling.pixel_decoder.ops.backends import (
+    REFERENCE,
+    VARIABLE,
+    available_backends,
+    backend,
+    forget_choices,
+)
 from mask2former.modeling.pixel_decoder.ops.functional import fused_ms_deform_attn
 
 Sizes = tuple[tuple[int, int], ...]
@@ -30,33 +39,51 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
-    height, width = args.size
-    sizes = tuple((-(-height // stride), -(-width // stride)) for stride in (32, 16, 8))
-    inputs = make_inputs(sizes, args.batch_size, torch.device(args.device), getattr(torch, args.dtype))
+    device = torch.device(args.device)
+    name_of_device = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{args.device}"
+    bandwidth = copy_bandwidth(device)
+    print(f"{name_of_device}, torch {torch.__version__}, {torch.get_num_threads()} threads on the CPU")
+    print(f"copies {bandwidth / 1e9:.0f} GB/s (read and written bytes together)")
     names = [REFERENCE, *(name for name in args.backends or available_backends() if name != REFERENCE)]
-    print(f"levels {sizes}, batch {args.batch_size}, {args.dtype} on {args.device}, {torch.get_num_threads()} threads")
-    for title, with_backward in (("forward", False), ("forward + backward", True)):
-        seconds = measure(names, inputs, sizes, with_backward, args.repeats)
-        for name in names:
-            figure = Statistic.of([1000 * second for second in seconds[name]])
-            ratio = Statistic.of(seconds[REFERENCE]).median / Statistic.of(seconds[name]).median
-            spread = f"({figure.smallest:.1f} - {figure.largest:.1f})"
-            print(f"{title:<20}{name:<12}{figure.median:9.1f} ms {spread:<22}{ratio:7.2f} x")
+    names = [name for name in names if name == REFERENCE or device.type in backend(name).device_types]
+    for size, batch, dtype in itertools.product(args.sizes, args.batch_sizes, args.dtypes):
+        sizes = tuple((-(-size[0] // stride), -(-size[1] // stride)) for stride in (32, 16, 8))
+        inputs = make_inputs(sizes, batch, device, getattr(torch, dtype))
+        print(f"\n{size[0]} x {size[1]}, levels {sizes}, batch {batch}, {dtype}")
+        for title, with_backward in (("forward", False), ("forward + backward", True)):
+            bound = least_bytes(inputs, with_backward) / bandwidth
+            report(title, measure(names, inputs, sizes, with_backward, args.repeats), bound)
     return 0
+
+
+def report(title: str, seconds: dict[str, list[float]], bound: float) -> None:
+    """A line for every backend: how it compares with the reference and with the bound, in seconds."""
+    for name, values in seconds.items():
+        figure = Statistic.of([1000 * second for second in values])
+        ratio = Statistic.of(seconds[REFERENCE]).median / Statistic.of(values).median
+        spread = f"({figure.smallest:.2f} - {figure.largest:.2f})"
+        of_bound = figure.median / (1000 * bound)
+        print(
+            f"{title:<20}{name:<12}{figure.median:9.2f} ms {spread:<22}{ratio:7.2f} x reference {of_bound:7.1f} x bound"
+        )
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N")
-    parser.add_argument(
-        "--dtype", choices=["float32", "float64", "float16", "bfloat16"], default="float32", help="value"
-    )
+    dtypes = ["float32", "float64", "float16", "bfloat16"]
+    parser.add_argument("--sizes", type=size_of, nargs="+", default=[(800, 1333)], metavar="HEIGHTxWIDTH")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1], metavar="N")
+    parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=["float32"], help="of value, offsets and logits")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    parser.add_argument("--backends", nargs="+", metavar="NAME", help="default: all that are available")
+    parser.add_argument("--backends", nargs="+", metavar="NAME", help="default: all that run on the device")
     parser.add_argument("--repeats", type=int, default=9, metavar="N", help="default: %(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     return parser.parse_args(arguments)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    height, width = (int(side) for side in text.split("x"))
+    return height, width
 
 
 def make_inputs(sizes: Sizes, batch: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
@@ -67,9 +94,31 @@ def make_inputs(sizes: Sizes, batch: int, device: torch.device, dtype: torch.dty
     return [
         torch.randn(batch, num_tokens, 8, 32, device=device).to(dtype),
         centers_1SL2,
-        2 * torch.randn(batch, num_tokens, 8, len(sizes), 4, 2, device=device),
-        torch.randn(batch, num_tokens, 8, len(sizes), 4, device=device),
+        (2 * torch.randn(batch, num_tokens, 8, len(sizes), 4, 2, device=device)).to(dtype),
+        torch.randn(batch, num_tokens, 8, len(sizes), 4, device=device).to(dtype),
     ]
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second that a copy of a large tensor reads and writes."""
+    source = torch.zeros(64 * 2**20, device=device)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(10):
+        synchronize(device)
+        start = time.perf_counter()
+        target.copy_(source)
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * source.nbytes / sorted(seconds)[len(seconds) // 2]
+
+
+def least_bytes(inputs: list[Tensor], with_backward: bool) -> int:
+    """Inputs read and output written once; backward reads them and the output's gradient and writes three gradients."""
+    value, reference, offsets, logits = inputs
+    read = value.nbytes + reference.untyped_storage().nbytes() + offsets.nbytes + logits.nbytes
+    forward = read + value.nbytes
+    return forward + read + value.nbytes + value.nbytes + offsets.nbytes + logits.nbytes if with_backward else forward
 
 
 def measure(

@@ -27,6 +27,7 @@ PINS = ("requirements.txt", "requirements-extras.txt")
 # What is compiled where there is a compiler, see setup.py, and the environment variables that change the outcome.
 COMPILED = "mask2former/modeling/pixel_decoder/ops/src"
 BUILD_VARIABLES = ("M2F_BUILD_OPS", "CXX", "CC", "CXXFLAGS", "CFLAGS", "CPPFLAGS", "LDFLAGS")
+BUILD_VARIABLES += ("CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST")
 # A version of torch chooses these (2.11, for one, forbids the newest setuptools): they leave the list of pins when the
 # torch in the environment is kept.
 TORCH_FAMILY = re.compile(r"^(torch|torchvision|triton|nvidia-[\w-]+|cuda-[\w-]+|setuptools)==")
@@ -79,7 +80,10 @@ def fingerprint(extras: str, torch: str) -> str:
     """
     compiled = sorted(path for path in (ROOT / COMPILED).iterdir() if path.is_file())
     sources = [Path(__file__), ROOT / "setup.py", *(ROOT / name for name in PINS), *compiled]
-    build = [shutil.which("c++") or "", *(os.environ.get(name, "") for name in BUILD_VARIABLES)]
+    build = [
+        *(shutil.which(name) or "" for name in ("c++", "nvcc")),
+        *(os.environ.get(name, "") for name in BUILD_VARIABLES),
+    ]
     words = "\0".join([extras, str(ROOT), torch, *build])
     content = b"\0".join(source.read_bytes() for source in sources) + b"\0" + words.encode()
     return hashlib.sha256(content).hexdigest()

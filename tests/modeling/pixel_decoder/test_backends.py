@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,10 +14,19 @@ from torch import Tensor
 from mask2former.modeling.pixel_decoder.ops import backends, ms_deform_attn, ms_deform_attn_reference
 from mask2former.modeling.pixel_decoder.ops.functional import fused_ms_deform_attn
 from mask2former.modeling.pixel_decoder.ops.reference import fused_ms_deform_attn_reference
+from tests.modeling.pixel_decoder.cuda_emulation import COMPILER, emulated_cuda
 from tests.modeling.pixel_decoder.test_msdeformattn import Exportable, flat, make_decoder, make_features
 
 CPP_IS_MISSING = "cpp" not in backends.available_backends()
 needs_cpp = pytest.mark.skipif(CPP_IS_MISSING, reason="the C++ library is not built (M2F_BUILD_OPS=1 says why)")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+#: "cuda on the host": the kernels of the CUDA library under an emulation of CUDA.
+GPU_BACKENDS = [
+    pytest.param("cuda on the host", marks=needs_compiler),
+    pytest.param("cuda", marks=needs_gpu),
+    pytest.param("triton", marks=needs_gpu),  # on the CPU: test_triton_kernels.py
+]
 
 Sizes = list[tuple[int, int]]
 SIZES: Sizes = [(3, 4), (1, 5), (2, 1)]
@@ -37,11 +47,29 @@ def force(monkeypatch):
     backends.forget_choices()
 
 
-@pytest.fixture(params=[pytest.param("cpp", marks=needs_cpp)])
-def compiled(request, force) -> str:
-    """The name of a compiled backend, which is the one in use."""
-    force(request.param)
-    return request.param
+@pytest.fixture(params=[pytest.param("cpp", marks=needs_cpp), *GPU_BACKENDS])
+def compiled(request, force, monkeypatch):
+    """The name of a compiled backend, which is the one in use; new tensors are on its device."""
+    if request.param == "cuda on the host":
+        monkeypatch.setitem(backends._LOADERS, "cuda", emulated_cuda)
+    force(request.param.split()[0])
+    with torch.device("cuda" if request.param in ("cuda", "triton") else "cpu"):
+        yield request.param
+
+
+@pytest.fixture
+def gpu_backend(compiled) -> str:
+    """A compiled backend with kernels for GPUs."""
+    if compiled == "cpp":
+        pytest.skip("a matter of GPU kernels")
+    return compiled
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def make_arguments(
@@ -62,9 +90,10 @@ def make_fused_arguments(sizes: Sizes = SIZES, *, shared=False, **options) -> tu
     return value, reference, 2 * torch.randn_like(locations), 2 * logits
 
 
-def results(function, sizes: Sizes, arguments) -> list[Tensor]:
+def results(function, sizes: Sizes, arguments, *, clone: bool = True) -> list[Tensor]:
     """The output and the gradients of all arguments of an uneven sum of it."""
-    arguments = [argument.detach().clone().requires_grad_() for argument in arguments]
+    arguments = [argument.detach() for argument in arguments]
+    arguments = [(argument.clone() if clone else argument).requires_grad_() for argument in arguments]
     output = function(arguments[0], sizes, *arguments[1:])
     torch.manual_seed(1)
     (output * torch.randn(output.shape, dtype=torch.float64).to(output.dtype)).sum().backward()
@@ -99,6 +128,19 @@ def test_any_number_of_levels_and_points(compiled, sizes, points) -> None:
 def test_any_width_of_a_head(compiled, width, dtype, tolerance) -> None:
     options = {"width": width, "dtype": dtype}
     assert_equal_to_reference(SIZES, make_arguments(**options), make_fused_arguments(**options), tolerance)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_memory_may_start_anywhere(compiled, fused) -> None:
+    # Vector loads need 16 bytes; a view of a larger tensor may start at any number.
+    arguments = make_fused_arguments(dtype=torch.float32) if fused else make_arguments(dtype=torch.float32)
+    shifted = [torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape) for tensor in arguments]
+    assert all(tensor.data_ptr() % 16 for tensor in shifted)
+    function = fused_ms_deform_attn if fused else ms_deform_attn
+    for got, expected in zip(
+        results(function, SIZES, shifted, clone=False), results(function, SIZES, arguments), strict=True
+    ):
+        torch.testing.assert_close(got, expected)
 
 
 def test_pictures_may_share_their_reference_points(compiled) -> None:
@@ -168,29 +210,36 @@ def test_gradients_of_gradients_are_refused(compiled) -> None:
         grad.sum().backward()
 
 
+@pytest.mark.parametrize("width", [20, 32])
+@pytest.mark.parametrize("points_are_narrow", [False, True])
 @pytest.mark.parametrize(("dtype", "epsilon"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
-def test_a_half_precision_value_loses_no_more_than_its_rounding(compiled, dtype, epsilon) -> None:
-    # The value is given in `dtype` and exact there; what is left is the rounding of the result and of float32.
-    arguments, fused_arguments = make_arguments(width=20), make_fused_arguments(width=20)
+def test_half_precision_loses_no_more_than_its_rounding(compiled, dtype, epsilon, points_are_narrow, width) -> None:
+    # Arguments are exact in the dtype in which they are given; what is left is the rounding of results and of float32.
     for function, reference, inputs in (
-        (ms_deform_attn, ms_deform_attn_reference, arguments),
-        (fused_ms_deform_attn, fused_ms_deform_attn_reference, fused_arguments),
+        (ms_deform_attn, ms_deform_attn_reference, make_arguments(width=width)),
+        (fused_ms_deform_attn, fused_ms_deform_attn_reference, make_fused_arguments(width=width)),
     ):
-        value, *rest = inputs[0].to(dtype), *(argument.float() for argument in inputs[1:])
-        exact = reference(value.double(), SIZES, *(argument.double() for argument in rest))
-        got = function(value, SIZES, *rest)
+        value, *rest = inputs
+        rest = [argument.float() for argument in rest]
+        if points_are_narrow:  # but never the reference points, which are rest[0] of the fused function
+            rest = [*rest[:-2], *(argument.to(dtype) for argument in rest[-2:])]
+        arguments = [argument.requires_grad_() for argument in (value.to(dtype), *rest)]
+        wide = [argument.detach().double().requires_grad_() for argument in arguments]
+        got, exact = function(arguments[0], SIZES, *arguments[1:]), reference(wide[0], SIZES, *wide[1:])
         assert got.dtype == dtype
         torch.testing.assert_close(got.double(), exact, atol=1e-5, rtol=epsilon)
         grad = torch.randn(exact.shape, dtype=torch.float64).to(dtype)
-        value.requires_grad_()
-        wide = value.detach().double().requires_grad_()
-        function(value, SIZES, *rest).backward(grad)
-        reference(wide, SIZES, *(argument.double() for argument in rest)).backward(grad.double())
-        assert value.grad.dtype == dtype
-        torch.testing.assert_close(value.grad.double(), wide.grad, atol=1e-5, rtol=epsilon)
+        got.backward(grad)
+        exact.backward(grad.double())
+        for argument, wide_argument in zip(arguments, wide, strict=True):
+            assert argument.grad.dtype == argument.dtype
+            rounding = epsilon if argument.dtype == dtype else 0
+            torch.testing.assert_close(argument.grad.double(), wide_argument.grad, atol=4e-5, rtol=rounding)
 
 
-def test_two_backward_passes_agree_to_the_last_bit_whatever_the_threads(compiled) -> None:
+@needs_cpp
+def test_two_backward_passes_agree_to_the_last_bit_whatever_the_threads(force) -> None:
+    force("cpp")
     sizes: Sizes = [(9, 11), (5, 6)]
     arguments = make_fused_arguments(sizes, queries=129, width=32, dtype=torch.float32)
     threads = torch.get_num_threads()
@@ -205,18 +254,61 @@ def test_two_backward_passes_agree_to_the_last_bit_whatever_the_threads(compiled
     assert all(torch.equal(alone[i], shared[i]) for i in (0, 1, 3, 4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_deterministic_gradients_agree_to_the_last_bit_and_with_the_others(gpu_backend, deterministic, dtype) -> None:
+    sizes: Sizes = [(2, 2)]  # many queries add to few cells
+    value, *rest = make_fused_arguments(sizes, queries=70, width=32, dtype=torch.float32)
+    first, second = (results(fused_ms_deform_attn, sizes, (value.to(dtype), *rest)) for _ in range(2))
+    assert all(torch.equal(again, once) for again, once in zip(second, first, strict=True))
+    torch.use_deterministic_algorithms(False)
+    for got, expected in zip(
+        first, results(fused_ms_deform_attn_reference, sizes, (value.to(dtype), *rest)), strict=True
+    ):
+        tolerance = 1e-4 if dtype == torch.float32 else 0.1
+        torch.testing.assert_close(got, expected, atol=tolerance, rtol=2 * torch.finfo(dtype).eps)
+
+
+def test_a_head_may_have_many_points(gpu_backend) -> None:
+    # More than fit into the shared memory of a full block.
+    sizes: Sizes = [(3, 4), (2, 2)]
+    for points in (60, 250, 500):
+        options = {"batch": 1, "queries": 3, "heads": 2, "points": points}
+        assert_equal_to_reference(sizes, make_arguments(sizes, **options), make_fused_arguments(sizes, **options), 1e-9)
+
+
+def test_what_the_cuda_kernels_cannot_count_is_refused(gpu_backend) -> None:
+    if gpu_backend == "triton":
+        pytest.skip("a matter of the CUDA library")
+    for sizes, points, message in (
+        ([(1, 1)] * 33, 1, "at most 32 levels, got 33"),
+        ([(1, 1)], 1025, "at most 1024 points for a query and head, got 1025"),
+    ):
+        arguments = make_arguments(sizes, batch=1, queries=1, points=points)
+        with pytest.raises(RuntimeError, match=message):
+            ms_deform_attn(arguments[0], sizes, *arguments[1:])
+
+
+def test_gradients_of_reference_points_are_computed_only_where_they_are_wanted(compiled) -> None:
+    value, reference, offsets, logits = make_fused_arguments()
+    grads = torch.ops.mask2former.fused_ms_deform_attn_backward(
+        torch.ones(2, 5, 16, dtype=value.dtype), value, list(itertools.chain(*SIZES)), reference, offsets, logits, False
+    )
+    assert [grad.shape for grad in grads] == [value.shape, (0,), offsets.shape, logits.shape]
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_the_operators_keep_the_promises_of_torch_library(compiled, fused) -> None:
     arguments = make_fused_arguments() if fused else make_arguments()
     sizes = list(itertools.chain(*SIZES))
     name = "fused_ms_deform_attn" if fused else "ms_deform_attn"
     operator = getattr(torch.ops.mask2former, name)
+    wanted = (True,) if fused else ()
     value, *rest = (argument.requires_grad_() for argument in arguments)
     torch.library.opcheck(operator.default, (value, sizes, *rest))
     grad = torch.randn_like(operator(value, sizes, *rest))
     plain = [argument.detach() for argument in arguments]
     torch.library.opcheck(
-        getattr(torch.ops.mask2former, f"{name}_backward").default, (grad, plain[0], sizes, *plain[1:])
+        getattr(torch.ops.mask2former, f"{name}_backward").default, (grad, plain[0], sizes, *plain[1:], *wanted)
     )
 
 
@@ -259,6 +351,34 @@ def test_the_compiled_backend_is_preferred_on_the_cpu(force) -> None:
     force(None)
     expected = "reference" if CPP_IS_MISSING else "cpp"
     assert backends.chosen_backend("cpu") == expected == backends.available_backends()[0]
+
+
+def test_a_gpu_prefers_compiled_cuda_then_triton(force, monkeypatch) -> None:
+    def stand_in(name: str) -> backends.Backend:
+        return backends.Backend(name, frozenset({"cuda"}), frozenset(), True, *[None] * 4)
+
+    force(None)
+    monkeypatch.setitem(backends._LOADERS, "triton", lambda: stand_in("triton"))
+    monkeypatch.setitem(backends._LOADERS, "cuda", lambda: stand_in("cuda"))
+    assert backends.chosen_backend("cuda") == "cuda"
+    monkeypatch.setitem(backends._LOADERS, "cuda", lambda: "not compiled")
+    backends.forget_choices()
+    assert backends.chosen_backend("cuda") == "triton"
+    monkeypatch.setitem(backends._LOADERS, "triton", lambda: "not installed")
+    backends.forget_choices()
+    assert backends.chosen_backend("cuda") == "reference"
+
+
+@pytest.mark.skipif(
+    shutil.which("nvcc") is None or torch.version.cuda is None, reason="needs nvcc and a torch with CUDA"
+)
+def test_where_nvcc_is_the_cuda_library_was_compiled_for_this_torch() -> None:
+    program = (
+        "from mask2former.modeling.pixel_decoder.ops import backends\n"
+        "raise SystemExit(backends._load_library('_C_cuda.so', 'mask2former_cuda', 'nvcc') or 0)\n"
+    )  # in a process of its own: the emulated library has the same operators
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_an_unknown_backend_is_refused_with_those_that_exist(force) -> None:

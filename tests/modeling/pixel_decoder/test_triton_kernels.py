@@ -84,7 +84,8 @@ def compute(run: Run, sizes, arguments: list[Tensor], grad_output: Tensor | None
     prefix = "fused_" if len(arguments) == 4 else ""
     output = run(f"{prefix}forward", arguments[0], flat(sizes), *arguments[1:])
     grad_output = torch.ones_like(output) if grad_output is None else grad_output
-    return [output, *run(f"{prefix}backward", grad_output, arguments[0], flat(sizes), *arguments[1:])]
+    wanted = (True,) if prefix else ()
+    return [output, *run(f"{prefix}backward", grad_output, arguments[0], flat(sizes), *arguments[1:], *wanted)]
 
 
 def assert_all_close(computed: list[Tensor], expected: list[Tensor], *, atol: float, rtol: float = 0.0) -> None:
@@ -220,7 +221,7 @@ def test_deterministic_gradients_do_not_hide_overflow(run_deterministically: Run
 @pytest.mark.parametrize("fused", [False, True])
 def test_deterministic_gradients_are_equal_bit_by_bit_in_every_run(fused: bool) -> None:
     arguments = [argument.float() for argument in make_arguments([(3, 3)], queries=5000, fused=fused)]
-    inputs = (random_grad(arguments), arguments[0], [3, 3], *arguments[1:])
+    inputs = (random_grad(arguments), arguments[0], [3, 3], *arguments[1:], *((True,) if fused else ()))
     name = "fused_backward" if fused else "backward"
     runs = [call(name, inputs, "cuda", deterministic=True)[0] for _ in range(5)]
     assert all(torch.equal(again, runs[0]) for again in runs[1:])
@@ -293,7 +294,7 @@ def test_the_kernels_compile_to_vector_loads_and_float32_sums(
     prefix = "fused_" if fused else ""
     call(f"{prefix}forward", (arguments[0], flat(sizes), *arguments[1:]), "cpu")
     grad_output = random_grad(arguments)
-    inputs = (grad_output, arguments[0], flat(sizes), *arguments[1:])
+    inputs = (grad_output, arguments[0], flat(sizes), *arguments[1:], *((True,) if fused else ()))
     call(f"{prefix}backward", inputs, "cpu", deterministic=deterministic)
     assert all("ld.global.v4.b32" in kernel.assembly for kernel in kernels)
     assert addition in kernels[1].assembly

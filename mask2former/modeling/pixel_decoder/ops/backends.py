@@ -24,6 +24,7 @@ __all__ = [
     "backend",
     "chosen_backend",
     "forget_choices",
+    "takes_narrow_points",
     "takes_value",
 ]
 
@@ -39,25 +40,31 @@ _logger = logging.getLogger(__name__)
 class Backend:
     """An implementation of the operator. In all functions sizes are h0, w0, h1, w1...
 
-    Locations, offsets, weights and logits are float64 where the value is, otherwise float32.
+    Locations, offsets, weights, logits and reference points are float64 where the value is, otherwise float32.
 
     Attributes:
         device_types: where it runs.
         value_dtypes: what it takes; others are computed in float32.
+        takes_narrow_points: whether locations or offsets and weights or logits may have the dtype of a half-precision
+            value, too; so have their gradients, then.
         forward: value (B, S, n, d), sizes, locations (B, T, n, L, K, 2), weights (B, T, n, L, K) -> (B, T, n * d).
         backward: gradient of the output, then as forward -> gradients of value, locations and weights.
         fused_forward: value, sizes, reference points (B or 1, T, L, 2), offsets (B, T, n, L, K, 2), logits
             (B, T, n, L, K) -> (B, T, n * d).
-        fused_backward: gradient of the output, then as fused_forward -> gradients of the four tensors.
+        fused_backward: gradient of the output, then as fused_forward, and whether the gradient of the reference points
+            is wanted -> gradients of the four tensors; that of the reference points is empty where it is not wanted.
     """
 
     name: str
     device_types: frozenset[str]
     value_dtypes: frozenset[torch.dtype]
+    takes_narrow_points: bool
     forward: Callable[[Tensor, list[int], Tensor, Tensor], Tensor]
     backward: Callable[[Tensor, Tensor, list[int], Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
     fused_forward: Callable[[Tensor, list[int], Tensor, Tensor, Tensor], Tensor]
-    fused_backward: Callable[[Tensor, Tensor, list[int], Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+    fused_backward: Callable[
+        [Tensor, Tensor, list[int], Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor, Tensor, Tensor]
+    ]
 
 
 def available_backends() -> list[str]:
@@ -98,6 +105,12 @@ def takes_value(name: str, dtype: torch.dtype) -> bool:
     return dtype in backend(name).value_dtypes
 
 
+@torch.compiler.assume_constant_result
+def takes_narrow_points(name: str) -> bool:
+    """`Backend.takes_narrow_points` of the backend of that name."""
+    return backend(name).takes_narrow_points
+
+
 def forget_choices() -> None:
     """Decide anew when the operator runs next: for programs, and tests, that change M2F_OPS_BACKEND."""
     _choose.cache_clear()
@@ -119,7 +132,7 @@ def _choose(device_type: str) -> str:
 
 
 def _preferred(device_type: str) -> str:
-    loaded = [_load(name) for name in _CHOSEN_UNASKED]
+    loaded = [_load(name) for name in _LOADERS]
     usable = (found for found in loaded if isinstance(found, Backend) and device_type in found.device_types)
     return next((found.name for found in usable), REFERENCE)
 
@@ -131,28 +144,48 @@ def _load(name: str) -> Backend | str:
 
 
 def _load_cpp() -> Backend | str:
-    library = Path(__file__).with_name("_C.so")
+    reason = _load_library("_C.so", "mask2former_cpp", "a C++ compiler")
+    if reason:
+        return reason
+    operators = torch.ops.mask2former_cpp
+    return Backend(
+        "cpp",
+        frozenset({"cpu"}),
+        frozenset({torch.float32, torch.float64, torch.bfloat16}),
+        False,
+        operators.forward,
+        operators.backward,
+        operators.fused_forward,
+        operators.fused_backward,
+    )
+
+
+def _load_cuda() -> Backend | str:
+    if not torch.cuda.is_available():
+        return "there is no GPU"
+    reason = _load_library("_C_cuda.so", "mask2former_cuda", "nvcc")
+    if reason:
+        return reason
+    functions = importlib.import_module(".cuda_library", __package__)
+    return Backend("cuda", frozenset({"cuda"}), _GPU_DTYPES, True, *(getattr(functions, name) for name in _FUNCTIONS))
+
+
+def _load_library(file_name: str, namespace: str, compiler: str) -> str:
+    """Load a compiled library; why that is not possible, "" if it is."""
+    library = Path(__file__).with_name(file_name)
     if not library.is_file():
-        return "the package was installed without a C++ compiler or with M2F_BUILD_OPS=0"
+        return f"the package was installed without {compiler} or with M2F_BUILD_OPS=0"
     rebuild = "build it again with `make setup` or `pip install --no-build-isolation .`"
     try:
         torch.ops.load_library(library)
     except OSError as error:  # the linker's answer to a library of another torch or machine
         reason = f"{library} cannot be loaded, {rebuild}: {error}"
     else:
-        operators = torch.ops.mask2former_cpp
         # The library knows major.minor.patch; torch adds the build (+cu130) or the day (.dev...) to it.
-        if re.match(rf"{re.escape(operators.built_for())}(?!\d)", torch.__version__):
-            return Backend(
-                "cpp",
-                frozenset({"cpu"}),
-                frozenset({torch.float32, torch.float64, torch.bfloat16}),
-                operators.forward,
-                operators.backward,
-                operators.fused_forward,
-                operators.fused_backward,
-            )
-        reason = f"{library} was built for torch {operators.built_for()}, this is {torch.__version__}: {rebuild}"
+        built_for = getattr(torch.ops, namespace).built_for()
+        if re.match(rf"{re.escape(built_for)}(?!\d)", torch.__version__):
+            return ""
+        reason = f"{library} was built for torch {built_for}, this is {torch.__version__}: {rebuild}"
     _logger.warning("The fast multi-scale deformable attention is not used: %s", reason)
     return reason
 
@@ -163,20 +196,14 @@ def _load_triton() -> Backend | str:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if not (torch.cuda.is_available() or interpreted):
         return "there is no GPU"
-    kernels = importlib.import_module(".triton_kernels", __package__)
-    return Backend(
-        "triton",
-        # The interpreter, for tests, computes on the host.
-        frozenset({"cuda", "cpu"} if interpreted else {"cuda"}),
-        frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16}),
-        kernels.forward,
-        kernels.backward,
-        kernels.fused_forward,
-        kernels.fused_backward,
-    )
+    functions = importlib.import_module(".triton_kernels", __package__)
+    # The interpreter, for tests, computes on the host.
+    device_types = frozenset({"cuda", "cpu"} if interpreted else {"cuda"})
+    return Backend("triton", device_types, _GPU_DTYPES, True, *(getattr(functions, name) for name in _FUNCTIONS))
 
 
+_GPU_DTYPES = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
+#: What a module of kernels calls the functions of a `Backend`, in their order there.
+_FUNCTIONS = ("forward", "backward", "fused_forward", "fused_backward")
 #: The preferred first.
-_LOADERS: dict[str, Callable[[], Backend | str]] = {"cpp": _load_cpp, "triton": _load_triton}
-#: Triton's kernels have passed their tests in its interpreter only, never on a GPU: they run when asked for by name.
-_CHOSEN_UNASKED = ("cpp",)
+_LOADERS: dict[str, Callable[[], Backend | str]] = {"cpp": _load_cpp, "cuda": _load_cuda, "triton": _load_triton}

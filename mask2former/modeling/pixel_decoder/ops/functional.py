@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_arguments, check_fused_arguments, computing_dtype
-from .backends import REFERENCE, chosen_backend, takes_value
+from .backends import REFERENCE, chosen_backend, takes_narrow_points, takes_value
 from .library import fused_ms_deform_attn_op, ms_deform_attn_op
 from .reference import fused_ms_deform_attn_reference, ms_deform_attn_reference
 
@@ -58,7 +58,8 @@ def fused_ms_deform_attn(
         value: (B, S, n, d), the tokens of all levels one after the other, each level ordered by row.
         spatial_shapes: (height, width) of every level, as a list (no device transfer) or an int64 tensor (L, 2).
         reference_points: (B or 1, T, L, 2), (x, y) in [0, 1] of each level.
-        sampling_offsets: (B, T, n, L, K, 2), (x, y) in cells of the level, added to the reference points.
+        sampling_offsets: (B, T, n, L, K, 2), (x, y) in cells of the level, added to the reference points in float32 at
+            least: an offset of a few cells loses little in half precision, a location on the whole map too much.
         attention_logits: (B, T, n, L, K); weights are their softmax over L and K together.
 
     Returns:
@@ -73,21 +74,27 @@ def fused_ms_deform_attn(
             value, spatial_shapes, reference_points, sampling_offsets, attention_logits
         )
     sizes = check_fused_arguments(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
-    value_BSnd, points, offsets, logits = _in_dtypes_of(
-        name, value, reference_points, sampling_offsets, attention_logits
+    value_BSnd, offsets, logits, reference = _in_dtypes_of(
+        name, value, sampling_offsets, attention_logits, reference_points
     )
-    return fused_ms_deform_attn_op(value_BSnd, _flat(sizes), points, offsets, logits).to(value.dtype)
+    return fused_ms_deform_attn_op(value_BSnd, _flat(sizes), reference, offsets, logits).to(value.dtype)
 
 
 def _flat(sizes: list[tuple[int, int]]) -> list[int]:
     return [cells for size in sizes for cells in size]
 
 
-def _in_dtypes_of(name: str, value: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+def _in_dtypes_of(name: str, value: Tensor, points: Tensor, weights: Tensor, *references: Tensor) -> tuple[Tensor, ...]:
     """The arguments in dtypes that the backend takes and in which it computes what the reference does.
 
-    That is float64 for all where one of them is; otherwise float32, and the value may stay narrower.
+    That is float64 for all where one of them is; otherwise float32, and the value may stay narrower, and so may points
+    and weights with it: the kernels widen what they read.
     """
-    dtype = computing_dtype(value, *others)
-    as_it_is = dtype == torch.float32 and takes_value(name, value.dtype)
-    return (value if as_it_is else value.to(dtype), *(other.to(dtype) for other in others))
+    dtype = computing_dtype(value, points, weights, *references)
+    value_stays = dtype == torch.float32 and takes_value(name, value.dtype)
+    points_stay = value_stays and points.dtype == weights.dtype == value.dtype and takes_narrow_points(name)
+    return (
+        value if value_stays else value.to(dtype),
+        *(tensor if points_stay else tensor.to(dtype) for tensor in (points, weights)),
+        *(tensor.to(dtype) for tensor in references),
+    )

@@ -52,9 +52,12 @@ def fused_ms_deform_attn_backward_op(
     reference_points: Tensor,
     offsets: Tensor,
     logits: Tensor,
+    with_reference_points: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`Backend.fused_backward` of the backend in use."""
-    return _backend_of(value).fused_backward(grad_output, value, list(sizes), reference_points, offsets, logits)
+    return _backend_of(value).fused_backward(
+        grad_output, value, list(sizes), reference_points, offsets, logits, with_reference_points
+    )
 
 
 # ---- shapes without content ------------------------------------------------------------------------------------------
@@ -85,8 +88,15 @@ def _(
     reference_points: Tensor,
     offsets: Tensor,
     logits: Tensor,
+    with_reference_points: bool,
 ) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (value, reference_points, offsets, logits))
+    grad_reference = reference_points.new_empty(reference_points.shape if with_reference_points else 0)
+    return (
+        value.new_empty(value.shape),
+        grad_reference,
+        offsets.new_empty(offsets.shape),
+        logits.new_empty(logits.shape),
+    )
 
 
 # ---- gradients, not differentiable again -----------------------------------------------------------------------------
@@ -106,8 +116,12 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
 
 def _fused_backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     value, *rest = ctx.saved_tensors
-    grad_value, *grads = fused_ms_deform_attn_backward_op(grad_output, value, ctx.sizes, *rest)
-    return grad_value, None, *grads
+    # Those of a model are constants of the size of the picture: nobody asks for their gradient.
+    with_reference_points = ctx.needs_input_grad[2]
+    grad_value, grad_reference, *grads = fused_ms_deform_attn_backward_op(
+        grad_output, value, ctx.sizes, *rest, with_reference_points
+    )
+    return grad_value, None, grad_reference if with_reference_points else None, *grads
 
 
 ms_deform_attn_op.register_autograd(_backward, setup_context=_save)

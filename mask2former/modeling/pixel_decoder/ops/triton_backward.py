@@ -80,11 +80,12 @@ def backward_kernel(
     DTYPE: tl.constexpr,
     FUSED: tl.constexpr,
     FIXED_POINT: tl.constexpr,
+    WITH_REFERENCE: tl.constexpr,
 ) -> None:
     """All gradients of `forward_kernel`; `grad_value` must hold zeros.
 
-    FIXED_POINT: `grad_value` is int64 and counts steps of 1 / `fixed_point_scale`. `grad_reference` (rows, LEVELS, 2)
-    receives the gradient of the reference points through one head.
+    FIXED_POINT: `grad_value` is int64 and counts steps of 1 / `fixed_point_scale`. WITH_REFERENCE: `grad_reference`
+    (rows, LEVELS, 2) receives the gradient of the reference points through one head.
     """
     heights = (height_0, height_1, height_2, height_3, height_4, height_5, height_6, height_7)
     widths = (width_0, width_1, width_2, width_3, width_4, width_5, width_6, width_7)
@@ -165,7 +166,7 @@ def backward_kernel(
             add_to_corner(
                 to_10_TD + token_stride, bottom_T * right_T, has_11_T, is_channel_D, grad_TD, scale, FIXED_POINT
             )
-        if FUSED:
+        if WITH_REFERENCE:
             to_reference_T = grad_reference + (rows_T * LEVELS + level) * 2
             tl.store(to_reference_T, level_grad_x_T * width, mask=is_query_T)
             tl.store(to_reference_T + 1, level_grad_y_T * height, mask=is_query_T)

@@ -5,8 +5,7 @@ Every function takes arguments that `check_arguments` or `check_fused_arguments`
 arguments are, then), otherwise in float32. Sizes are plain numbers to the kernels: pictures of a new size cost neither
 a compilation nor a transfer.
 
-Only the gradient of the value adds up numbers in an order that changes from run to run. Under
-`torch.use_deterministic_algorithms` it adds integers instead, see `_fixed_point_scale`.
+Only the gradient of the value adds up numbers in an order that may change from run to run, see `ValueGradient`.
 """
 # B batch, S value tokens of all levels, T query tokens, n heads, d channels of a head, L levels, K points.
 
@@ -18,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from .value_gradient import ValueGradient, sum_of_shares
 
 __all__ = ["backward", "forward", "fused_backward", "fused_forward"]
 
@@ -42,7 +43,9 @@ def backward(
     grad_output: Tensor, value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, locations and weights, in the dtypes of these; grad_output is (B, T, n * d)."""
-    grad_value, grad_locations, grad_weights, _ = _launch_backward(grad_output, value, sizes, locations, weights, None)
+    grad_value, grad_locations, grad_weights, _ = _launch_backward(
+        grad_output, value, sizes, locations, weights, None, False
+    )
     return grad_value, grad_locations, grad_weights
 
 
@@ -53,14 +56,16 @@ def fused_backward(
     reference_points: Tensor,
     offsets: Tensor,
     logits: Tensor,
+    with_reference_points: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of value, reference points, offsets and logits, in the dtypes of these."""
-    grad_value, grad_offsets, grad_logits, grad_reference_BTnL2 = _launch_backward(
-        grad_output, value, sizes, offsets, logits, reference_points
+    """Gradients of value, reference points (if wanted, else empty), offsets and logits, in the dtypes of these."""
+    grad_value, grad_offsets, grad_logits, shares_BTnL2 = _launch_backward(
+        grad_output, value, sizes, offsets, logits, reference_points, with_reference_points
     )
-    shared_axes = (0, 2) if reference_points.shape[0] == 1 else (2,)
-    grad_reference = grad_reference_BTnL2.sum(dim=shared_axes).view(reference_points.shape)
-    return grad_value, grad_reference.to(reference_points.dtype), grad_offsets, grad_logits
+    grad_reference = (
+        sum_of_shares(shares_BTnL2, reference_points) if with_reference_points else reference_points.new_empty(0)
+    )
+    return grad_value, grad_reference, grad_offsets, grad_logits
 
 
 def _launch_forward(
@@ -81,24 +86,21 @@ def _launch_backward(
     points: Tensor,
     weights: Tensor,
     reference: Tensor | None,
+    with_reference: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of value, points and weights, and (B, T, n, L, 2) of the reference points through each head."""
-    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
-    scale = None
-    if torch.are_deterministic_algorithms_enabled():
-        scale = _fixed_point_scale(grad_output, weights, weights_are_logits=reference is not None, dtype=dtype)
-    summed = torch.zeros(value.shape, dtype=dtype if scale is None else torch.int64, device=value.device)
+    """Gradients of value, points and weights, and, if wanted, (B, T, n, L, 2) of the reference points by head."""
+    total = ValueGradient.start(value, grad_output, weights, weights_are_logits=reference is not None)
     make = functools.partial(torch.empty if grad_output.numel() else torch.zeros, device=value.device)
     grad_points = make(points.shape, dtype=points.dtype)
     grad_weights = make(weights.shape, dtype=weights.dtype)
-    grad_reference = make((*points.shape[:4], 2) if reference is not None else (0,), dtype=dtype)
+    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+    grad_reference = make((*points.shape[:4], 2) if with_reference else (0,), dtype=dtype)
     if grad_output.numel():
         kernel = _load_kernels(value.device.type)[1]
-        outputs = (scale, summed, grad_points, grad_weights, grad_reference)
-        flags = {"FIXED_POINT": scale is not None}
+        outputs = (total.scale, total.sums, grad_points, grad_weights, grad_reference)
+        flags = {"FIXED_POINT": total.scale is not None, "WITH_REFERENCE": with_reference}
         _launch(kernel, (grad_output.contiguous(),), value, sizes, points, weights, reference, outputs, flags)
-    grad_value = summed if scale is None else summed.to(dtype) / scale
-    return grad_value.to(value.dtype), grad_points, grad_weights, grad_reference
+    return total.finish(value.dtype), grad_points, grad_weights, grad_reference
 
 
 def _launch(
@@ -175,23 +177,3 @@ def _load_kernels(device_type: str) -> tuple[Any, Any]:
             "To debug on a CPU, set TRITON_INTERPRET=1 before Python starts"
         )
     return forward_kernel, backward_kernel
-
-
-def _fixed_point_scale(grad_output: Tensor, weights: Tensor, *, weights_are_logits: bool, dtype: torch.dtype) -> Tensor:
-    """Steps per unit, a power of two, so that no sum of shares of `grad_output` in one cell leaves an int64.
-
-    Sums of integers do not depend on their order. At least 40 bits remain below the largest possible contribution
-    at a million points per head, more than float32 has. What is not finite makes the scale NaN, and with it the whole
-    gradient of the value. Computed on the device, without waiting for it.
-    """
-    if not grad_output.numel():
-        return torch.ones((), dtype=dtype, device=grad_output.device)
-    # A point gives a cell at most the weight of the point; the weights of a query sum to 1 where they are a softmax.
-    num_queries, points_per_query = weights.shape[1], weights[0, 0, 0].numel()
-    largest = weights.max() if weights_are_logits else weights.abs().max()
-    bound = grad_output.abs().max().to(torch.float64) * num_queries
-    if not weights_are_logits:
-        bound = bound * largest.to(torch.float64) * points_per_query
-    # 2**62 / bound, at most 2**120 to stay within float32.
-    scale = torch.exp2((62 - torch.frexp(bound).exponent).clamp(max=120).to(torch.float64))
-    return torch.where(bound.isfinite() & (largest < torch.inf), scale, torch.nan).to(dtype)

@@ -1,9 +1,8 @@
 // Multi-scale deformable attention on the CPU (Deformable DETR, arXiv:2010.04159, Sec. 4.1, Eq. 3): checks, memory,
-// threads and the choice of the instruction set around the loops of kernels.h. ops/reference.py is the definition.
+// threads and the choice of the instruction set around the loops of cpu_kernels.h. ops/reference.py is the definition.
 //
 // B batch, S value tokens of all levels, T queries, n heads, d channels of a head, L levels, K points.
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <torch/library.h>
@@ -16,12 +15,10 @@
 #include <tuple>
 #include <vector>
 
+#include "arguments.h"
+
 namespace mask2former {
 namespace {
-
-struct Level {
-  int64_t height, width, start;
-};
 
 struct Sizes {
   int64_t batch, tokens, heads, channels, queries, points, num_levels;
@@ -67,7 +64,7 @@ int64_t padded_width(int64_t channels) {
 #define M2F_VARIANT baseline
 #define M2F_BYTES 16
 #define M2F_TARGET
-#include "kernels.h"
+#include "cpu_kernels.h"
 #undef M2F_VARIANT
 #undef M2F_TARGET
 #undef M2F_BYTES
@@ -76,7 +73,7 @@ int64_t padded_width(int64_t channels) {
 #define M2F_VARIANT avx2
 #define M2F_BYTES 32
 #define M2F_TARGET __attribute__((target("avx2,fma")))
-#include "kernels.h"
+#include "cpu_kernels.h"
 #undef M2F_VARIANT
 #undef M2F_TARGET
 #undef M2F_BYTES
@@ -84,7 +81,7 @@ int64_t padded_width(int64_t channels) {
 #define M2F_VARIANT avx512
 #define M2F_BYTES 64
 #define M2F_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
-#include "kernels.h"
+#include "cpu_kernels.h"
 #undef M2F_VARIANT
 #undef M2F_TARGET
 #undef M2F_BYTES
@@ -113,72 +110,26 @@ Function select(Function baseline, [[maybe_unused]] Function avx2, [[maybe_unuse
 #define M2F_SELECT(...) select(&baseline::__VA_ARGS__, &baseline::__VA_ARGS__, &baseline::__VA_ARGS__)
 #endif
 
-// The arguments of one call, dense and checked. `reference` is undefined where coordinates are locations.
-struct Arguments {
-  at::Tensor value, coordinates, weights, reference;
-  std::vector<Level> levels;
+const Accepted kAccepted{at::kCPU, {at::kFloat, at::kDouble, at::kBFloat16}, false};
 
-  Arguments(
-      const at::Tensor& value, at::IntArrayRef sizes, const at::Tensor& coordinates, const at::Tensor& weights,
-      const at::Tensor& reference = {});
-
-  Sizes sizes() const {
-    return {value.size(0), value.size(1), value.size(2), value.size(3), coordinates.size(1), coordinates.size(4),
-            int64_t(levels.size()), levels.data()};
-  }
-
-  template <typename acc_t>
-  Places<acc_t> places() const {
-    if (!reference.defined()) {
-      return {coordinates.const_data_ptr<acc_t>(), nullptr, 0};
-    }
-    const int64_t stride = reference.size(0) == 1 ? 0 : reference.size(1) * reference.size(2) * 2;
-    return {coordinates.const_data_ptr<acc_t>(), reference.const_data_ptr<acc_t>(), stride};
-  }
-};
-
-void check(const char* name, const at::Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype) {
-  TORCH_CHECK(tensor.device().is_cpu(), name, " must be on the CPU, got ", tensor.device());
-  TORCH_CHECK(tensor.sizes() == shape, name, " must be ", shape, ", got ", tensor.sizes());
-  TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ", tensor.scalar_type());
+Sizes sizes_of(const Arguments& arguments) {
+  return {arguments.batch(),   arguments.tokens(), arguments.heads(),                 arguments.channels(),
+          arguments.queries(), arguments.points(), int64_t(arguments.levels.size()), arguments.levels.data()};
 }
 
-Arguments::Arguments(
-    const at::Tensor& value, at::IntArrayRef sizes, const at::Tensor& coordinates, const at::Tensor& weights,
-    const at::Tensor& reference)
-    : value(value.contiguous()), coordinates(coordinates.contiguous()), weights(weights.contiguous()) {
-  TORCH_CHECK(value.dim() == 4, "value must be (B, S, heads, channels), got ", value.sizes());
-  TORCH_CHECK(
-      value.scalar_type() == at::kFloat || value.scalar_type() == at::kDouble || value.scalar_type() == at::kBFloat16,
-      "value must be float32, float64 or bfloat16, got ", value.scalar_type());
-  TORCH_CHECK(!sizes.empty() && sizes.size() % 2 == 0, "sizes must hold pairs (height, width), got ", sizes);
-  int64_t start = 0;
-  for (size_t i = 0; i < sizes.size(); i += 2) {
-    TORCH_CHECK(sizes[i] > 0 && sizes[i + 1] > 0, "sizes must be positive, got ", sizes);
-    levels.push_back({sizes[i], sizes[i + 1], start});
-    start += sizes[i] * sizes[i + 1];
-  }
-  TORCH_CHECK(start == value.size(1), "sizes ", sizes, " must add up to the ", value.size(1), " tokens of value");
-  TORCH_CHECK(coordinates.dim() == 6, "coordinates must be (B, T, heads, L, points, 2), got ", coordinates.sizes());
-  const int64_t num_levels = levels.size(), queries = coordinates.size(1), points = coordinates.size(4);
-  const auto dtype = value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  check("value", value, value.sizes(), value.scalar_type());
-  check("coordinates", coordinates, {value.size(0), queries, value.size(2), num_levels, points, 2}, dtype);
-  check("weights", weights, {value.size(0), queries, value.size(2), num_levels, points}, dtype);
-  TORCH_CHECK(points > 0, "coordinates must hold at least one point, got ", coordinates.sizes());
-  if (reference.defined()) {
-    TORCH_CHECK(reference.dim() == 4, "reference points must be (B or 1, T, L, 2), got ", reference.sizes());
-    const int64_t shared = reference.size(0) == 1 ? 1 : value.size(0);
-    check("reference points", reference, {shared, queries, num_levels, 2}, dtype);
-    this->reference = reference.contiguous();
-  }
+template <typename acc_t>
+Places<acc_t> places_of(const Arguments& arguments) {
+  const auto& reference = arguments.reference;
+  return {
+      arguments.coordinates.const_data_ptr<acc_t>(),
+      reference.defined() ? reference.const_data_ptr<acc_t>() : nullptr, arguments.reference_stride()};
 }
 
 template <typename value_t, typename acc_t>
 void run_forward(const Arguments& arguments, at::Tensor& out) {
   const auto kernel = M2F_SELECT(forward<value_t, acc_t>);
-  const Sizes sizes = arguments.sizes();
-  const auto places = arguments.places<acc_t>();
+  const Sizes sizes = sizes_of(arguments);
+  const auto places = places_of<acc_t>(arguments);
   const auto* value = arguments.value.const_data_ptr<value_t>();
   const auto* weights = arguments.weights.const_data_ptr<acc_t>();
   auto* result = out.mutable_data_ptr<value_t>();
@@ -192,8 +143,7 @@ void run_forward(const Arguments& arguments, at::Tensor& out) {
 }
 
 at::Tensor forward_of(const Arguments& arguments) {
-  const Sizes sizes = arguments.sizes();
-  auto out = at::empty({sizes.batch, sizes.queries, sizes.heads * sizes.channels}, arguments.value.options());
+  auto out = at::empty(arguments.output_shape(), arguments.value.options());
   switch (arguments.value.scalar_type()) {
     case at::kDouble:
       run_forward<double, double>(arguments, out);
@@ -214,8 +164,8 @@ struct Gradients {
 template <typename value_t, typename acc_t>
 void run_backward(const Arguments& arguments, const at::Tensor& grad_output, Gradients& gradients) {
   const auto kernel = M2F_SELECT(backward<value_t, acc_t>);
-  const Sizes sizes = arguments.sizes();
-  const auto places = arguments.places<acc_t>();
+  const Sizes sizes = sizes_of(arguments);
+  const auto places = places_of<acc_t>(arguments);
   const auto* value = arguments.value.const_data_ptr<value_t>();
   const auto* weights = arguments.weights.const_data_ptr<acc_t>();
   const auto* grad_out = grad_output.const_data_ptr<value_t>();
@@ -243,11 +193,10 @@ void run_backward(const Arguments& arguments, const at::Tensor& grad_output, Gra
 
 // `arguments.weights` are weights here, not logits.
 Gradients backward_of(const at::Tensor& grad_output, const Arguments& arguments) {
-  const Sizes sizes = arguments.sizes();
-  const std::vector<int64_t> shape{sizes.batch, sizes.queries, sizes.heads * sizes.channels};
-  check("grad_output", grad_output, shape, arguments.value.scalar_type());
+  const auto& value = arguments.value;
+  check("grad_output", grad_output, arguments.output_shape(), value.scalar_type(), value.device());
   Gradients gradients{
-      at::empty_like(arguments.value), at::empty_like(arguments.coordinates), at::empty_like(arguments.weights)};
+      at::empty_like(value), at::empty_like(arguments.coordinates), at::empty_like(arguments.weights)};
   const auto dense = grad_output.contiguous();
   switch (arguments.value.scalar_type()) {
     case at::kDouble:
@@ -266,31 +215,34 @@ Gradients backward_of(const at::Tensor& grad_output, const Arguments& arguments)
 
 at::Tensor ms_deform_attn(
     const at::Tensor& value, at::IntArrayRef sizes, const at::Tensor& locations, const at::Tensor& weights) {
-  return forward_of({value, sizes, locations, weights});
+  return forward_of({kAccepted, value, sizes, locations, weights});
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> ms_deform_attn_backward(
     const at::Tensor& grad_output, const at::Tensor& value, at::IntArrayRef sizes, const at::Tensor& locations,
     const at::Tensor& weights) {
-  Gradients gradients = backward_of(grad_output, {value, sizes, locations, weights});
+  Gradients gradients = backward_of(grad_output, {kAccepted, value, sizes, locations, weights});
   return {gradients.value, gradients.coordinates, gradients.weights};
 }
 
 at::Tensor fused_ms_deform_attn(
     const at::Tensor& value, at::IntArrayRef sizes, const at::Tensor& reference_points, const at::Tensor& offsets,
     const at::Tensor& logits) {
-  return forward_of({value, sizes, offsets, logits, reference_points});
+  return forward_of({kAccepted, value, sizes, offsets, logits, reference_points});
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> fused_ms_deform_attn_backward(
     const at::Tensor& grad_output, const at::Tensor& value, at::IntArrayRef sizes, const at::Tensor& reference_points,
-    const at::Tensor& offsets, const at::Tensor& logits) {
+    const at::Tensor& offsets, const at::Tensor& logits, bool with_reference_points) {
   const auto weights = logits.flatten(3).softmax(-1);
-  const Arguments arguments{value, sizes, offsets, weights.view(logits.sizes()), reference_points};
+  const Arguments arguments{kAccepted, value, sizes, offsets, weights.view(logits.sizes()), reference_points};
   Gradients gradients = backward_of(grad_output, arguments);
   const auto grad_logits =
       at::_softmax_backward_data(gradients.weights.flatten(3), weights, -1, weights.scalar_type()).view(logits.sizes());
 
+  if (!with_reference_points) {
+    return {gradients.value, reference_points.new_empty({0}), gradients.coordinates, grad_logits};
+  }
   // A reference point moves all points of all heads; from cells to shares of the map.
   std::vector<int64_t> summed{2, 4};
   if (reference_points.size(0) == 1) {
@@ -321,7 +273,7 @@ TORCH_LIBRARY(mask2former_cpp, library) {
       "fused_forward(Tensor value, int[] sizes, Tensor reference_points, Tensor offsets, Tensor logits) -> Tensor");
   library.def(
       "fused_backward(Tensor grad_output, Tensor value, int[] sizes, Tensor reference_points, Tensor offsets,"
-      " Tensor logits) -> (Tensor, Tensor, Tensor, Tensor)");
+      " Tensor logits, bool with_reference_points) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(mask2former_cpp, CPU, library) {
