@@ -396,6 +396,14 @@ def test_a_backend_that_cannot_run_here_is_refused_with_the_reason(force, monkey
 
 
 @needs_cpp
+def test_a_library_older_than_the_sources_beside_it_is_not_run(force, monkeypatch, caplog) -> None:
+    force(None)
+    monkeypatch.setattr(backends, "fingerprint", lambda: "0123456789abcdef")
+    assert backends.chosen_backend("cpu") == "reference"
+    assert "was built from other sources than those beside it: build it again with `make setup`" in caplog.text
+
+
+@needs_cpp
 def test_a_backend_forced_for_another_device_is_refused(force) -> None:
     force("cpp")
     with pytest.raises(ValueError, match="M2F_OPS_BACKEND=cpp runs on cpu, the tensors are on cuda"):

@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .sources import fingerprint
+
 __all__ = [
     "REFERENCE",
     "VARIABLE",
@@ -181,11 +183,15 @@ def _load_library(file_name: str, namespace: str, compiler: str) -> str:
     except OSError as error:  # the linker's answer to a library of another torch or machine
         reason = f"{library} cannot be loaded, {rebuild}: {error}"
     else:
+        operators = getattr(torch.ops, namespace)
+        built_for = operators.built_for()
         # The library knows major.minor.patch; torch adds the build (+cu130) or the day (.dev...) to it.
-        built_for = getattr(torch.ops, namespace).built_for()
-        if re.match(rf"{re.escape(built_for)}(?!\d)", torch.__version__):
+        if not re.match(rf"{re.escape(built_for)}(?!\d)", torch.__version__):
+            reason = f"{library} was built for torch {built_for}, this is {torch.__version__}: {rebuild}"
+        elif operators.built_from() != fingerprint():
+            reason = f"{library} was built from other sources than those beside it: {rebuild}"
+        else:
             return ""
-        reason = f"{library} was built for torch {built_for}, this is {torch.__version__}: {rebuild}"
     _logger.warning("The fast multi-scale deformable attention is not used: %s", reason)
     return reason
 

@@ -5,13 +5,29 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <torch/library.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 #include <vector>
+
+// Given by the build: see ops/sources.py.
+#ifndef M2F_SOURCES
+#define M2F_SOURCES unknown
+#endif
+#define M2F_TEXT_OF(word) #word
+#define M2F_TEXT(macro) M2F_TEXT_OF(macro)
 
 namespace mask2former {
 namespace {
+
+// What loading a library compares before anything of it is used.
+inline void define_origin(torch::Library& library) {
+  library.def("built_for() -> str", [] { return std::string(TORCH_VERSION); });
+  library.def("built_from() -> str", [] { return std::string(M2F_TEXT(M2F_SOURCES)); });
+}
 
 struct Level {
   int64_t height, width, start;

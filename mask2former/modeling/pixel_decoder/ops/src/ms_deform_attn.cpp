@@ -5,8 +5,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
-#include <torch/library.h>
-#include <torch/version.h>
 
 #include <algorithm>
 #include <cmath>
@@ -256,15 +254,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> fused_ms_deform_attn_
   return {gradients.value, grad_reference, gradients.coordinates, grad_logits};
 }
 
-std::string built_for() {
-  return TORCH_VERSION;
-}
-
 }  // namespace
 }  // namespace mask2former
 
 TORCH_LIBRARY(mask2former_cpp, library) {
-  library.def("built_for() -> str", &mask2former::built_for);
+  mask2former::define_origin(library);
   library.def("forward(Tensor value, int[] sizes, Tensor locations, Tensor weights) -> Tensor");
   library.def(
       "backward(Tensor grad_output, Tensor value, int[] sizes, Tensor locations, Tensor weights)"

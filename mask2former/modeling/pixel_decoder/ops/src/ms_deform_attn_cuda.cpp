@@ -6,12 +6,9 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
-#include <torch/version.h>
 
 #include <limits>
 #include <optional>
-#include <string>
 #include <tuple>
 
 #include "arguments.h"
@@ -65,10 +62,6 @@ void fill(Call& call, const Arguments& arguments) {
   call.reference = arguments.reference.defined() ? arguments.reference.const_data_ptr() : nullptr;
   call.reference_stride = arguments.reference_stride();
   call.stream = c10::cuda::getCurrentCUDAStream(arguments.value.get_device()).stream();
-}
-
-std::string built_for() {
-  return TORCH_VERSION;
 }
 
 at::Tensor forward(
@@ -128,7 +121,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(
 }  // namespace mask2former
 
 TORCH_LIBRARY(mask2former_cuda, library) {
-  library.def("built_for() -> str", &mask2former::built_for);
+  mask2former::define_origin(library);
   library.def(
       "forward(Tensor value, int[] sizes, Tensor coordinates, Tensor weights, Tensor? reference_points) -> Tensor",
       &mask2former::forward);
