@@ -1,7 +1,7 @@
 """What the sources of the compiled operators are: the build writes it into the libraries, loading compares.
 
-Whoever updates the package in place and does not build again is told so, instead of running yesterday's kernels. setup.py
-loads this file by its path: nothing here may import what is not part of Python.
+Whoever updates the package in place and does not build again is told so, instead of running yesterday's kernels.
+setup.py loads this file by its path: nothing here may import what is not part of Python.
 """
 
 import hashlib
