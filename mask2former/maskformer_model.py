@@ -16,6 +16,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from .modeling.criterion import LossNormalizer, SetCriterion
+from .modeling.inference_layers import use_inference_layers
 from .modeling.inference_precision import inference_dtype
 from .modeling.masks import MaskLogits
 from .modeling.matcher import HungarianMatcher
@@ -105,6 +106,8 @@ class MaskFormer(nn.Module):
             )
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
+        for network in (backbone, sem_seg_head):
+            use_inference_layers(network)
         self.criterion = criterion
         self.num_queries = num_queries
         self.deep_supervision = deep_supervision
@@ -196,7 +199,8 @@ class MaskFormer(nn.Module):
         if num_frames > 1:
             raise ValueError(f"inference takes single images, got clips of {num_frames} frames")
         with self._inference_autocast():
-            class_logits_LBQK, masks = self.sem_seg_head.predict(self.backbone(images.tensor))
+            pixels = images.tensor.contiguous(memory_format=self._memory_format())
+            class_logits_LBQK, masks = self.sem_seg_head.predict(self.backbone(pixels))
         predictions = []
         for index, sample in enumerate(batched_inputs):
             image_size = _size(_frames(sample)[0])
@@ -252,6 +256,11 @@ class MaskFormer(nn.Module):
         if self.inference_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.inference_dtype)
+
+    def _memory_format(self) -> torch.memory_format:
+        """Channels last where convolutions are faster so: on a CPU, and on a GPU in half precision."""
+        is_faster = self.device.type == "cpu" or torch.is_autocast_enabled(self.device.type)
+        return torch.channels_last if is_faster else torch.contiguous_format
 
     def _images(self, batched_inputs: Sequence[Sample]) -> tuple[ImageList, int]:
         """All frames, normalized and then padded with zeros at the right and bottom: ((N, 3, H, W), T)."""

@@ -21,7 +21,10 @@ def resize_features(features_BTChw: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize of every frame to `size` = (height, width): (B, T, C, h, w) -> (B, T, C, height, width)."""
     if features_BTChw.shape[-2:] == size:
         return features_BTChw
-    resized_NCHW = F.interpolate(features_BTChw.flatten(0, 1), size=size, mode="bilinear", align_corners=False)
+    # Flattened while channels are last, if they are: else a single frame gets a stride by which `interpolate` does not
+    # recognize its memory format, and it would copy the map first.
+    frames_NChw = features_BTChw.permute(0, 1, 3, 4, 2).flatten(0, 1).permute(0, 3, 1, 2)
+    resized_NCHW = F.interpolate(frames_NChw, size=size, mode="bilinear", align_corners=False)
     return resized_NCHW.unflatten(0, features_BTChw.shape[:2])
 
 

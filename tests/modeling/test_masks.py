@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mask2former.modeling.masks import MaskLogits
+from mask2former.modeling.masks import MaskLogits, resize_features
 
 LAYERS, CLIPS, FRAMES, QUERIES, CHANNELS, HEIGHT, WIDTH = 3, 2, 2, 5, 4, 6, 7
 
@@ -59,3 +59,13 @@ def test_selecting_nothing_gives_an_empty_connected_tensor(masks: MaskLogits) ->
     assert selected.shape == (0, FRAMES, HEIGHT, WIDTH)
     selected.sum().backward()
     assert masks.embeddings.grad is not None and not masks.embeddings.grad.any()
+
+
+@pytest.mark.parametrize("num_frames", [1, 2])
+def test_resizing_keeps_the_memory_format(num_frames: int) -> None:
+    # A single frame that was taken for the other format would be copied as a whole before it is resized.
+    maps = torch.randn(num_frames, 3, 8, 10).contiguous(memory_format=torch.channels_last)
+    resized = resize_features(maps.unflatten(0, (1, num_frames)), (4, 5)).flatten(0, 1)
+    assert resized.stride()[1:] == (1, 15, 3)
+    torch.testing.assert_close(resized, F.interpolate(maps.contiguous(), size=(4, 5), mode="bilinear"))
+    assert resize_features(maps.contiguous().unflatten(0, (1, num_frames)), (4, 5)).is_contiguous()

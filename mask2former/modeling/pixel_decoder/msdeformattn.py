@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...registry import PIXEL_DECODER_REGISTRY
 from ..constants import cached_constant
+from ..inference_layers import InferenceLinear
 from ..transformer_decoder.position_encoding import sine_position_encoding_2d
 from .fpn import NUM_GROUPS, NUM_MULTI_SCALE_MAPS, check_width, pyramid_conv
 from .ops import MSDeformAttn
@@ -42,8 +43,8 @@ class DeformableEncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = MSDeformAttn(embed_dim, num_levels, num_heads, num_points)
         self.norm1 = nn.LayerNorm(embed_dim)
-        self.linear1 = nn.Linear(embed_dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, embed_dim)
+        self.linear1 = InferenceLinear(embed_dim, feedforward_dim)
+        self.linear2 = InferenceLinear(feedforward_dim, embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
         for linear in (self.linear1, self.linear2):
@@ -57,8 +58,7 @@ class DeformableEncoderLayer(nn.Module):
         query_NSD = (tokens_NSD + position_SD).to(tokens_NSD.dtype)
         read_NSD = self.self_attn(query_NSD, reference_points, tokens_NSD, sizes)
         tokens_NSD = self.norm1(tokens_NSD + self.dropout(read_NSD))
-        # In place, as no gradient needs what the linear map returned: one big tensor less.
-        update_NSD = self.linear2(self.dropout(F.relu(self.linear1(tokens_NSD), inplace=True)))
+        update_NSD = self.linear2(self.dropout(self.linear1(tokens_NSD, relu=True)))
         return self.norm2(tokens_NSD + self.dropout(update_NSD))
 
 
@@ -101,8 +101,8 @@ class DeformableTransformer(nn.Module):
         )
         tokens_NSD = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
         tokens_NSD = self.encoder(tokens_NSD, encoding_SD + level_SD, sizes)
-        levels = tokens_NSD.transpose(1, 2).split(num_tokens, dim=2)
-        return [level_NDS.unflatten(2, size) for level_NDS, size in zip(levels, sizes, strict=True)]
+        levels = tokens_NSD.split(num_tokens, dim=1)
+        return [level.unflatten(1, size).permute(0, 3, 1, 2) for level, size in zip(levels, sizes, strict=True)]
 
 
 @PIXEL_DECODER_REGISTRY.register()

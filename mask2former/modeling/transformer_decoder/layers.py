@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..inference_layers import inference_linear
+
 __all__ = ["MLP", "CrossAttentionLayer", "FeedForwardLayer", "MultiheadAttention", "SelfAttentionLayer", "clip_tokens"]
 
 
@@ -49,7 +51,7 @@ class MultiheadAttention(nn.Module):
         """Attend from queries to keys; `attend_BQS` is True where a query may look (None: everywhere). -> (B, Q, C)."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         query_BhQd, key_BhSd, value_BhSd = (
-            F.linear(tokens, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            inference_linear(tokens, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for tokens, weight, bias in zip((query_BQC, key_BSC, value_BSC), weights, biases, strict=True)
         )
         mask_B1QS = None if attend_BQS is None else attend_BQS.unsqueeze(1)

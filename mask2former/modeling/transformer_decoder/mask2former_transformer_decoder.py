@@ -187,6 +187,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         height, width = feature.shape[-2:]
         value_BSC = clip_tokens(self.input_proj[index](feature), num_frames) + self.level_embed.weight[index]
         key_BSC = value_BSC + self.position_encoding(num_frames, height, width, feature.device)
+        # Under autocast every layer would round them for itself.
+        value_BSC, key_BSC = value_BSC.to(mask_features_BTEHW.dtype), key_BSC.to(mask_features_BTEHW.dtype)
         with torch.no_grad():
             level_mask_features = resize_features(mask_features_BTEHW, (height, width))
         return _Level(key_BSC, value_BSC, level_mask_features)
