@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Times the stages of inference or of a training step, beside transformers' Mask2Former on the same weights.
+"""Where time and memory go in inference or in a training step, beside transformers' Mask2Former on the same weights.
 
     tools/benchmark.py --config-file configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml --size 512 704
-    tools/benchmark.py --training --size 384 384 --batch-size 2 --targets 20 200
+    tools/benchmark.py --training --size 384 384 --batch-size 2 --targets 20 200 --chart training.png
 
-Figures are medians over the repetitions with their range; the two sides take turns. Let nothing else run meanwhile.
-Weights are random, unless --opts names some: MODEL.WEIGHTS FILE.
+A table for every combination of the values of --batch-size, --precision and --targets. Figures are medians over the
+repetitions with their range; the two sides take turns. Let nothing else run meanwhile. Weights are random, unless
+--opts names some: MODEL.WEIGHTS FILE. A model that transformers does not have is measured alone, with the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mask2former.benchmark import DTYPES, Report, Workload, benchmark, check_device, report_table
+from mask2former.benchmark import (
+    DTYPES,
+    Report,
+    Workload,
+    benchmark,
+    check_chart_file,
+    check_device,
+    report_table,
+    save_chart,
+)
 from mask2former.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,27 +43,24 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING)
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.device:
-        check_device(args.device)
     overrides = ["MODEL.WEIGHTS", "", *(["MODEL.DEVICE", args.device] if args.device else [])]
     cfg = load_config(args.config_file, [*overrides, *args.opts])
     reports: list[Report] = []
-    for batch_size, num_targets in product(args.batch_size, args.targets if args.training else [0]):
-        workload = Workload(tuple(args.size), batch_size, args.training, num_targets, args.precision, args.kept_queries)
+    for workload in workloads(args):
         report = benchmark(
             cfg, workload, repeats=args.repeats, with_transformers=not args.alone, progress=show_progress
         )
-        if not reports:
-            print("  ".join(f"{name}: {value}" for name, value in report.settings.items()))
-        print("\n" + report_table(report), flush=True)
+        print("  ".join(f"{name}: {value}" for name, value in report.settings.items()))
+        print(report_table(report) + "\n", flush=True)
         reports.append(report)
     if args.json:
-        content = {
-            "config_file": args.config_file,
-            "opts": args.opts,
-            "reports": [report.as_dict() for report in reports],
-        }
+        figures = [report.as_dict() for report in reports]
+        content = {"config_file": args.config_file, "opts": args.opts, "reports": figures}
         Path(args.json).write_text(json.dumps(content, indent=2) + "\n")
+    if args.chart:
+        height, width = args.size
+        device = reports[0].settings["device"]
+        save_chart(reports, args.chart, f"{Path(args.config_file).stem}, {height}x{width}\n{device}")
     return 0
 
 
@@ -62,11 +69,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-file", default=str(DEFAULT_CONFIG), metavar="FILE", help="default: COCO panoptic R50")
     parser.add_argument("--training", action="store_true", help="measure the training step instead of inference")
     parser.add_argument("--size", type=int, nargs=2, default=(512, 704), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1], metavar="N", help="one table for each")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1], metavar="N", help="pictures of a call")
+    parser.add_argument("--precision", choices=DTYPES, nargs="+", default=["fp32"], help="default: fp32")
     parser.add_argument(
         "--targets", type=int, nargs="+", default=[20], metavar="N", help="targets of a training picture (default: 20)"
     )
-    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="default: %(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     parser.add_argument("--device", help="cpu or cuda (default: the config's; CPU where there is no GPU)")
@@ -75,8 +82,32 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--alone", action="store_true", help="leave transformers out")
     parser.add_argument("--json", metavar="FILE", help="write all figures there, too")
+    parser.add_argument("--chart", metavar="FILE.png", help="draw the stages as bars")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    check(args)
+    return args
+
+
+def check(args: argparse.Namespace) -> None:
+    """What would fail after minutes of work is said now."""
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f"--threads {args.threads} must be at least 1")
+    if args.device:
+        check_device(args.device)
+    if args.chart:
+        check_chart_file(args.chart)
+    for file in filter(None, (args.json, args.chart)):
+        if not Path(file).parent.is_dir():
+            raise FileNotFoundError(f"the folder of {file!r} does not exist")
+
+
+def workloads(args: argparse.Namespace) -> list[Workload]:
+    targets = args.targets if args.training else [0]
+    return [
+        Workload(tuple(args.size), batch_size, args.training, num_targets, precision, args.kept_queries)
+        for batch_size, precision, num_targets in product(args.batch_size, args.precision, targets)
+    ]
 
 
 def show_progress(repetitions: range) -> Iterator[int]:

@@ -7,6 +7,7 @@ works at 384 x 384 pixels whatever the size of the picture and blows the result 
 scores.
 """
 
+from mask2former.benchmark.chart import check_chart_file, save_chart
 from mask2former.benchmark.report import INFERENCE_STAGES, TRAINING_STAGES, Figures, Report, Statistic, report_table
 from mask2former.benchmark.run import benchmark
 from mask2former.benchmark.workload import DTYPES, Workload, check_device
@@ -20,6 +21,8 @@ __all__ = [
     "Statistic",
     "Workload",
     "benchmark",
+    "check_chart_file",
     "check_device",
     "report_table",
+    "save_chart",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from mask2former.benchmark import (
     INFERENCE_STAGES,
@@ -17,6 +18,7 @@ from mask2former.benchmark import (
     benchmark,
     check_device,
     report_table,
+    save_chart,
 )
 from mask2former.benchmark.memory import MemoryMeter
 from mask2former.benchmark.meter import OwnProcess
@@ -192,18 +194,58 @@ def test_a_model_without_masks_of_queries_is_named(is_training):
         benchmark(cfg, Workload((64, 64), training=is_training), own_processes=False)
 
 
-def test_the_command_prints_tables_and_writes_json(script, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def run(script, monkeypatch):
+    """Runs the command in this process."""
     monkeypatch.setattr(script, "benchmark", partial(benchmark, own_processes=False))
-    file = tmp_path / "figures.json"
-    arguments = ["--config-file", DIGITS, "--training", "--size", 64, 64, "--batch-size", 1, "--targets", 2]
-    arguments += ["--repeats", 1, "--device", "cpu", "--alone", "--json", file]
-    assert script.main([str(argument) for argument in arguments]) == 0
+    return lambda *arguments: script.main([str(argument) for argument in arguments])
+
+
+def test_the_command_prints_a_table_for_every_combination_and_writes_figures_and_chart(run, tmp_path, capsys):
+    figures, chart = tmp_path / "figures.json", tmp_path / "chart.png"
+    arguments = ["--config-file", DIGITS, "--training", "--size", 64, 64, "--batch-size", 1, 2, "--targets", 2]
+    arguments += ["--repeats", 1, "--device", "cpu", "--alone", "--json", figures, "--chart", chart]
+    assert run(*arguments) == 0
     printed = capsys.readouterr().out
-    assert all(stage in printed for stage in TRAINING_STAGES)
-    content = json.loads(file.read_text())
-    (report,) = content["reports"]
-    assert report["settings"]["size"] == [64, 64] and report["settings"]["num_targets"] == 2
-    assert set(report["sides"]) == {"ours"} and set(report["sides"]["ours"]["milliseconds"]) == set(TRAINING_STAGES)
+    assert all(printed.count(f"\n{stage} ") == 2 for stage in TRAINING_STAGES)
+    content = json.loads(figures.read_text())
+    assert set(content) == {"config_file", "opts", "reports"}
+    assert [report["settings"]["batch_size"] for report in content["reports"]] == [1, 2]
+    for report in content["reports"]:
+        assert set(report) == {"settings", "sides", "deviation", "why_alone"}
+        assert report["settings"]["size"] == [64, 64] and report["settings"]["num_targets"] == 2
+        assert set(report["sides"]) == {"ours"}
+        stages = report["sides"]["ours"]["milliseconds"]
+        assert set(stages) == set(TRAINING_STAGES)
+        assert set(stages["total"]) == {"median", "smallest", "largest"}
+    with Image.open(chart) as picture:
+        assert picture.format == "PNG" and picture.width > 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "tpu"], "--device 'tpu' is unknown"),
+        (["--batch-size", 1, 0], "--batch-size 0 must be at least 1"),
+        (["--threads", 0], "--threads 0 must be at least 1"),
+        (["--chart", "chart.xyz"], "--chart 'chart.xyz' must end in one of"),
+        (["--json", "absent/figures.json"], "the folder of 'absent/figures.json' does not exist"),
+        (["--config-file", "absent.yaml"], "config file 'absent.yaml' does not exist"),
+    ],
+)
+def test_the_command_names_what_cannot_be_before_it_measures(run, arguments, message, capsys):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(*arguments)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_chart_has_bars_for_every_workload_and_side(inference, training, tmp_path):
+    for report in (inference, training):
+        one, two = tmp_path / "one.png", tmp_path / "two.png"
+        save_chart([report], one, "title")
+        save_chart([report, report], two, "title")
+        with Image.open(one) as short, Image.open(two) as tall:
+            assert tall.height > short.height
 
 
 def test_a_side_in_its_own_process_answers_and_its_errors_are_raised_here():
