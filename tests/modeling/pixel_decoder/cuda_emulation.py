@@ -10,25 +10,32 @@ import torch
 
 from mask2former.modeling.pixel_decoder.ops import backends, cuda_library
 
-HERE = Path(__file__).parent
+SHIMS = Path(__file__).parent / "cuda_on_host"
 SOURCES = Path(cuda_library.__file__).parent / "src"
 TORCH = Path(torch.__file__).parent
 COMPILER = shutil.which("c++")
 
 
-@functools.cache
 def emulated_cuda() -> backends.Backend:
     """The backend "cuda", for tensors of the CPU."""
-    shims = HERE / "cuda_on_host"
-    with tempfile.TemporaryDirectory() as built:
-        library = Path(built) / "cuda_on_host.so"
-        folders = (shims, SOURCES, TORCH / "include", TORCH / "include/torch/csrc/api/include")
-        includes = [f"-I{folder}" for folder in folders]  # the shims come first and hide files of the same name
-        command = [COMPILER, "-std=c++20", "-O1", "-fPIC", "-shared", "-Wno-unknown-pragmas", *includes]
-        command += ["-DM2F_DEVICE_OF_KERNELS=at::kCPU", str(shims / "library.cpp"), "-o", str(library)]
-        command += [f"-L{TORCH / 'lib'}", "-lc10", "-ltorch_cpu"]
-        finished = subprocess.run(command, capture_output=True, text=True)
-        assert finished.returncode == 0, finished.stderr
-        torch.ops.load_library(library)
+    errors = compile_and_load()
+    assert not errors, errors
     functions = [getattr(cuda_library, name) for name in backends._FUNCTIONS]
     return backends.Backend("cuda", frozenset({"cpu"}), backends._GPU_DTYPES, True, *functions)
+
+
+@functools.cache  # errors, too, so that not every test tries anew
+def compile_and_load() -> str:
+    # The shims come first and hide files of the same name.
+    folders = (SHIMS, SOURCES, TORCH / "include", TORCH / "include/torch/csrc/api/include")
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "cuda_on_host.so"
+        command = [COMPILER, "-std=c++20", "-O1", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
+        command += [f"-I{included}" for included in folders]
+        command += ["-DM2F_DEVICE_OF_KERNELS=at::kCPU", str(SHIMS / "library.cpp"), "-o", str(library)]
+        command += [f"-L{TORCH / 'lib'}", "-lc10", "-ltorch_cpu"]
+        finished = subprocess.run(command, capture_output=True, text=True)
+        if finished.returncode:
+            return finished.stderr
+        torch.ops.load_library(library)
+    return ""
