@@ -27,6 +27,7 @@ from torch import Tensor
 from mask2former.benchmark import Statistic
 from mask2former.modeling.masks import MaskLogits
 from mask2former.modeling.postprocessing import (
+    INSTANCE_OUTPUTS,
     SEMANTIC_RESULTS,
     MaskSizes,
     ResultSettings,
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     class_logits, masks = predictions(args.queries, args.classes, sizes)
     settings = ResultSettings(
         semantic_output=args.semantic if "semantic" in args.tasks else None,
-        instance_on="instance" in args.tasks,
+        instance_output=args.instances if "instance" in args.tasks else None,
         panoptic_on="panoptic" in args.tasks,
         resize_first=True,
         thing_ids=range(NUM_THINGS),
@@ -83,6 +84,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=133, metavar="N", help="default: %(default)s")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="default: all")
     parser.add_argument("--semantic", choices=list(SEMANTIC_RESULTS), default="scores", help="default: %(default)s")
+    parser.add_argument("--instances", choices=INSTANCE_OUTPUTS, default="masks", help="default: %(default)s")
     parser.add_argument("--budget", type=float, default=64, metavar="MIB", help="default: %(default)s")
     parser.add_argument("--alone", action="store_true", help="leave the straightforward form out")
     parser.add_argument("--repeats", type=int, default=9, metavar="N", help="default: %(default)s")
@@ -120,7 +122,7 @@ def straightforward(
             object_mask_threshold=settings.object_mask_threshold,
             overlap_threshold=settings.overlap_threshold,
         )
-    if settings.instance_on:
+    if settings.instance_output is not None:
         results["instances"] = instance_inference(
             class_logits, logits, topk=settings.topk, thing_ids=settings.thing_ids
         )

@@ -21,7 +21,7 @@ from .modeling.inference_precision import inference_dtype
 from .modeling.masks import MaskLogits
 from .modeling.matcher import HungarianMatcher
 from .modeling.meta_arch.mask_former_head import MaskFormerHead
-from .modeling.postprocessing import SEMANTIC_RESULTS, MaskSizes, ResultSettings, image_results
+from .modeling.postprocessing import INSTANCE_OUTPUTS, SEMANTIC_RESULTS, MaskSizes, ResultSettings, image_results
 from .modeling.targets import ground_truth, make_target
 
 __all__ = ["ImagePrediction", "MaskFormer", "MaskSizes"]
@@ -69,6 +69,7 @@ class MaskFormer(nn.Module):
         overlap_threshold: float,
         test_topk_per_image: int,
         semantic_output: str,
+        instance_output: str,
         memory_budget_mb: int,
         inference_dtype: torch.dtype | None = None,
     ) -> None:
@@ -87,15 +88,17 @@ class MaskFormer(nn.Module):
         object_mask_threshold, overlap_threshold: see `panoptic_inference`.
         test_topk_per_image: largest number of instances.
         semantic_output: what the semantic result is, a name in `SEMANTIC_RESULTS`.
+        instance_output: what the masks of instances are, one of `INSTANCE_OUTPUTS`.
         memory_budget_mb: MiB that inference may take for its blocks of rows, beside the network and the results.
         inference_dtype: of autocast while the network runs in inference; None leaves that to the caller.
         """
         super().__init__()
-        if semantic_output not in SEMANTIC_RESULTS:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT={semantic_output!r} is unknown; choose from "
-                f"{', '.join(SEMANTIC_RESULTS)}"
-            )
+        for key, value, allowed in (
+            ("SEMANTIC_OUTPUT", semantic_output, SEMANTIC_RESULTS),
+            ("INSTANCE_OUTPUT", instance_output, INSTANCE_OUTPUTS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"MODEL.MASK_FORMER.TEST.{key}={value!r} is unknown; choose from {', '.join(allowed)}")
         if memory_budget_mb <= 0:
             raise ValueError(f"MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB must be above 0, got {memory_budget_mb}")
         resize_first = sem_seg_postprocess_before_inference or instance_on or panoptic_on
@@ -124,6 +127,7 @@ class MaskFormer(nn.Module):
         self.overlap_threshold = overlap_threshold
         self.test_topk_per_image = test_topk_per_image
         self.semantic_output = semantic_output
+        self.instance_output = instance_output
         self.memory_budget_mb = memory_budget_mb
         self.inference_dtype = inference_dtype
 
@@ -161,6 +165,7 @@ class MaskFormer(nn.Module):
             "overlap_threshold": node.TEST.OVERLAP_THRESHOLD,
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "semantic_output": node.TEST.SEMANTIC_OUTPUT,
+            "instance_output": node.TEST.INSTANCE_OUTPUT,
             "memory_budget_mb": node.TEST.MEMORY_BUDGET_MB,
             "inference_dtype": inference_dtype(node.TEST.PRECISION, torch.device(cfg.MODEL.DEVICE).type),
         }
@@ -184,7 +189,8 @@ class MaskFormer(nn.Module):
             While training the weighted losses, see `SetCriterion`. Else one dict per image with, as configured,
             `sem_seg` (K, height, width), `panoptic_seg` (map, segments_info) and `instances`; see
             `modeling.postprocessing`. With MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT "labels" `sem_seg` is a map
-            (height, width) and `sem_seg_confidence` comes with it; with "probabilities" `sem_seg_entropy` does.
+            (height, width) and `sem_seg_confidence` comes with it; with "probabilities" `sem_seg_entropy` does. With
+            MODEL.MASK_FORMER.TEST.INSTANCE_OUTPUT "run_lengths" the masks of instances are `RunLengthMasks`.
         """
         if self.training:
             images, num_frames = self._images(batched_inputs)
@@ -226,7 +232,7 @@ class MaskFormer(nn.Module):
         """What `inference` gives, and by which rules."""
         return ResultSettings(
             semantic_output=self.semantic_output if self.semantic_on else None,
-            instance_on=self.instance_on,
+            instance_output=self.instance_output if self.instance_on else None,
             panoptic_on=self.panoptic_on,
             resize_first=self.resize_first,
             thing_ids=self.thing_ids if self.panoptic_on else (),

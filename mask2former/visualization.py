@@ -18,6 +18,7 @@ from detectron2.utils.colormap import colormap
 from numpy.typing import ArrayLike, NDArray
 
 from mask2former.canvas import Color, Region, add_caption, display_scale, enlarge, paint_regions
+from mask2former.modeling.postprocessing import RunLengthMasks
 
 __all__ = [
     "class_color",
@@ -194,14 +195,19 @@ def draw_prediction(
             scale=scale,
         )
     if "instances" in prediction:
+        threshold = 0.5 if threshold is None else threshold
         instances = prediction["instances"].to("cpu")
+        instances = instances[instances.scores >= threshold]  # of the others no masks are made
+        masks_NHW = instances.pred_masks
+        if isinstance(masks_NHW, RunLengthMasks):
+            masks_NHW = masks_NHW.decode(instances.image_size)
         return draw_instances(
             image,
-            instances.pred_masks.numpy(),
+            masks_NHW.numpy(),
             instances.pred_classes.numpy(),
             metadata,
             scores=instances.scores.float().numpy(),
-            threshold=0.5 if threshold is None else threshold,
+            threshold=threshold,
             vary_instances=vary_instances,
             scale=scale,
         )

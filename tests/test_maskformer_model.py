@@ -341,6 +341,7 @@ def test_a_model_that_would_give_nothing_is_refused() -> None:
     ("key", "value", "message"),
     [
         ("SEMANTIC_OUTPUT", "label", "SEMANTIC_OUTPUT='label' is unknown; choose from scores, labels, probabilities"),
+        ("INSTANCE_OUTPUT", "rle", "INSTANCE_OUTPUT='rle' is unknown; choose from masks, run_lengths"),
         ("MEMORY_BUDGET_MB", 0, "MEMORY_BUDGET_MB must be above 0, got 0"),
     ],
 )

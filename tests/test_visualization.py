@@ -8,6 +8,8 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import Instances
 
+from mask2former.evaluation.run_lengths import encode_masks
+from mask2former.modeling.postprocessing import RunLengthMasks
 from mask2former.visualization import (
     class_color,
     class_name,
@@ -176,6 +178,15 @@ def test_labels_with_confidence_are_drawn_as_their_scores_would_be(image, metada
     labels = {"sem_seg": scores.argmax(0).int(), "sem_seg_confidence": scores.amax(0)}
     expected = draw_prediction(image, {"sem_seg": scores}, metadata, threshold=threshold)
     assert (draw_prediction(image, labels, metadata, threshold=threshold) == expected).all()
+
+
+def test_instances_as_run_lengths_are_drawn_as_masks(image, metadata):
+    instances = Instances.cat([one_instance(0.9), one_instance(0.4)])
+    expected = draw_prediction(image, {"instances": instances}, metadata)
+    instances.pred_masks = RunLengthMasks(encode_masks(instances.pred_masks))
+    assert (draw_prediction(image, {"instances": instances}, metadata) == expected).all()
+    nothing = draw_prediction(image, {"instances": instances}, metadata, threshold=0.95)
+    assert not changed(nothing, image).any()
 
 
 def test_instances_below_one_half_are_hidden_by_default(image, metadata):

@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from mask2former.modeling.postprocessing import RunLengthMasks
+
 __all__ = ["encode_label_map", "encode_masks"]
 
 
-def encode_masks(masks_NHW: Tensor) -> list[dict[str, Any]]:
+def encode_masks(masks_NHW: Tensor | RunLengthMasks) -> list[dict[str, Any]]:
     """Run lengths of N masks, with text counts as JSON files store them.
 
     Args:
-        masks_NHW: bool, or numbers of which those above 0.5 are inside, on any device.
+        masks_NHW: bool, or numbers of which those above 0.5 are inside, on any device; or what they are already.
     """
+    if isinstance(masks_NHW, RunLengthMasks):
+        return masks_NHW.rles
     if masks_NHW.dim() != 3:
         raise ValueError(f"masks must be (N, H, W), got shape {tuple(masks_NHW.shape)}")
     inside_NHW = masks_NHW if masks_NHW.dtype == torch.bool else masks_NHW > 0.5

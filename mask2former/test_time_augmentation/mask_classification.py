@@ -89,7 +89,7 @@ class MaskFormerWithTTA(nn.Module):
 
     def _semantic_scores(self, prediction: ImagePrediction) -> Tensor:
         """(K, height, width), as `MaskFormer` gives them when panoptic or instance results are on, too."""
-        settings = replace(self.model.result_settings, panoptic_on=False, instance_on=False)
+        settings = replace(self.model.result_settings, panoptic_on=False, instance_output=None)
         scores_KHW: Tensor = image_results(prediction.class_logits, prediction.mask_logits, prediction.sizes, settings)[
             "sem_seg"
         ]

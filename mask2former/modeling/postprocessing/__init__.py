@@ -6,16 +6,19 @@ the host in one copy.
 """
 
 from .image_results import ResultSettings, image_results
-from .instances import InstanceCandidates, instance_candidates, instance_inference, tight_boxes
+from .instances import INSTANCE_OUTPUTS, InstanceCandidates, instance_candidates, instance_inference, tight_boxes
 from .panoptic import panoptic_candidates, panoptic_inference
 from .resizing import MaskSizes, resized_to_output
+from .run_lengths import RunLengthMasks
 from .semantic import SEMANTIC_RESULTS, semantic_inference
 
 __all__ = [
+    "INSTANCE_OUTPUTS",
     "SEMANTIC_RESULTS",
     "InstanceCandidates",
     "MaskSizes",
     "ResultSettings",
+    "RunLengthMasks",
     "image_results",
     "instance_candidates",
     "instance_inference",

@@ -25,7 +25,7 @@ class ResultSettings:
     """What is wanted, and by which rules."""
 
     semantic_output: str | None  # a name in SEMANTIC_RESULTS; None: no semantic result
-    instance_on: bool
+    instance_output: str | None  # one of INSTANCE_OUTPUTS; None: no instances
     panoptic_on: bool
     resize_first: bool  # masks before the semantic merge, instead of the merged map
     thing_ids: Sequence[int]  # contiguous ids of the classes that are things; read with panoptic_on
@@ -51,10 +51,10 @@ def image_results(
     """
     semantic = panoptic = instances = None
     readers: list[tuple[Any, Tensor]] = []  # a result, and its queries
-    if settings.instance_on:
+    if settings.instance_output is not None:
         things = settings.thing_ids if settings.panoptic_on else None
         candidates = instance_candidates(class_logits, topk=settings.topk, thing_ids=things)
-        instances = InstanceResult(candidates, sizes.output)
+        instances = InstanceResult(candidates, sizes.output, settings.instance_output)
         readers.append((instances, instances.queries))
     if settings.panoptic_on:
         queries = panoptic_candidates(class_logits, object_mask_threshold=settings.object_mask_threshold)

@@ -12,9 +12,20 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from .run_lengths import PackedMasks, RunLengthMasks
 from .shapes import check_shapes
 
-__all__ = ["InstanceCandidates", "InstanceResult", "instance_candidates", "instance_inference", "tight_boxes"]
+__all__ = [
+    "INSTANCE_OUTPUTS",
+    "InstanceCandidates",
+    "InstanceResult",
+    "instance_candidates",
+    "instance_inference",
+    "tight_boxes",
+]
+
+#: Of MODEL.MASK_FORMER.TEST.INSTANCE_OUTPUT: `pred_masks` as a (N, H, W) bool tensor or as `RunLengthMasks`.
+INSTANCE_OUTPUTS = ("masks", "run_lengths")
 
 BYTES_AT_ONCE = 2**23  # when masks are put in order: what that takes beside them stays small
 
@@ -74,16 +85,21 @@ def instance_inference(
 class InstanceResult:
     """Instances of chosen (query, class) combinations, from blocks of rows; a query's mask is worked on once."""
 
-    def __init__(self, candidates: InstanceCandidates, size: tuple[int, int]) -> None:
+    def __init__(self, candidates: InstanceCandidates, size: tuple[int, int], output: str = "masks") -> None:
         """Args:
         candidates: N combinations.
         size: (H, W).
+        output: one of `INSTANCE_OUTPUTS`.
         """
         self.queries, self._mask_index_N = candidates.queries.unique(return_inverse=True)  # M of them, ascending
         self._candidates = candidates
         num_masks, num_instances, device = len(self.queries), len(candidates.queries), candidates.queries.device
-        # The first M hold the masks of the queries, until all N are put in order.
-        self._masks_NHW = torch.empty(num_instances, *size, dtype=torch.bool, device=device)
+        self._size = size
+        self._masks: _BoolMasks | PackedMasks
+        if output == "masks":
+            self._masks = _BoolMasks(num_instances, size, device)
+        else:
+            self._masks = PackedMasks(num_masks, size, device)
         self._areas_M = torch.zeros(num_masks, dtype=torch.int64, device=device)
         self._sums_M = torch.zeros(num_masks, device=device)
         self._occupied_rows_MH = torch.zeros(num_masks, size[0], dtype=torch.uint8, device=device)
@@ -92,8 +108,8 @@ class InstanceResult:
 
     def add(self, rows: slice, logits_MrW: Tensor) -> None:
         """Mask logits of `queries` in some rows; they are overwritten."""
-        inside_MrW = self._masks_NHW[: len(self.queries), rows]
-        torch.gt(logits_MrW, 0, out=inside_MrW)
+        inside_MrW = logits_MrW > 0
+        self._masks.put(rows, inside_MrW)
         bytes_MrW = inside_MrW.view(torch.uint8)
         self._areas_M += bytes_MrW.sum(dim=(1, 2), dtype=torch.int32)
         # A logit that is not above 0 becomes a probability of 0: one pass less than a product with the mask.
@@ -108,15 +124,32 @@ class InstanceResult:
         mask_index_N = self._mask_index_N[order_N]
         boxes_M4 = _boxes(self._occupied_rows_MH, self._occupied_columns_MW)
 
-        num_instances, height, width = self._masks_NHW.shape
-        instances = Instances((height, width))
-        for rows_NrW in self._masks_NHW.split(max(1, BYTES_AT_ONCE // max(1, num_instances * width)), dim=1):
-            rows_NrW.copy_(rows_NrW[mask_index_N])  # among the first M
-        instances.pred_masks = self._masks_NHW
+        instances = Instances(self._size)
+        if isinstance(self._masks, PackedMasks):
+            rles_M = self._masks.encode(boxes_M4)
+            instances.pred_masks = RunLengthMasks([rles_M[index] for index in mask_index_N.tolist()])
+        else:
+            instances.pred_masks = self._masks.in_order(mask_index_N)
         instances.pred_boxes = Boxes(boxes_M4[mask_index_N])
         instances.scores = scores_N
         instances.pred_classes = self._candidates.classes[order_N]
         return instances
+
+
+class _BoolMasks:
+    """N masks, of which the first M hold those of the queries until all are put in order."""
+
+    def __init__(self, num_instances: int, size: tuple[int, int], device: torch.device) -> None:
+        self._masks_NHW = torch.empty(num_instances, *size, dtype=torch.bool, device=device)
+
+    def put(self, rows: slice, inside_MrW: Tensor) -> None:
+        self._masks_NHW[: len(inside_MrW), rows] = inside_MrW
+
+    def in_order(self, mask_index_N: Tensor) -> Tensor:
+        num_instances, _, width = self._masks_NHW.shape
+        for rows_NrW in self._masks_NHW.split(max(1, BYTES_AT_ONCE // max(1, num_instances * width)), dim=1):
+            rows_NrW.copy_(rows_NrW[mask_index_N])
+        return self._masks_NHW
 
 
 def tight_boxes(masks_NHW: Tensor) -> Tensor:

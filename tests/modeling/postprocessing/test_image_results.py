@@ -14,6 +14,7 @@ from torch import Tensor
 from mask2former.modeling.postprocessing import (
     MaskSizes,
     ResultSettings,
+    RunLengthMasks,
     image_results,
     instance_inference,
     panoptic_inference,
@@ -27,7 +28,7 @@ Q, K = 9, 4
 THINGS = (0, 2)
 SETTINGS = ResultSettings(
     semantic_output="scores",
-    instance_on=True,
+    instance_output="masks",
     panoptic_on=True,
     resize_first=True,
     thing_ids=THINGS,
@@ -98,7 +99,7 @@ def test_each_result_is_the_same_alone(name: str) -> None:
         SETTINGS,
         semantic_output="scores" if name == "sem_seg" else None,
         panoptic_on=name == "panoptic_seg",
-        instance_on=name == "instances",
+        instance_output="masks" if name == "instances" else None,
         memory_budget=20_000,
     )
     expected = _expected(SETTINGS, SIZES["padded"])
@@ -126,23 +127,45 @@ def test_a_map_merged_first_is_resized_as_a_whole(budget: int) -> None:
     class_logits, masks = _prediction()
     merged = semantic_inference(class_logits, resized_to_output(masks, sizes._replace(output=sizes.image)))
     expected = F.interpolate(merged[None], size=sizes.output, mode="bilinear", align_corners=False)[0]
-    settings = replace(SETTINGS, instance_on=False, panoptic_on=False, resize_first=False, memory_budget=budget)
+    settings = replace(SETTINGS, instance_output=None, panoptic_on=False, resize_first=False, memory_budget=budget)
     torch.testing.assert_close(_results(settings, sizes)["sem_seg"], expected)
 
 
+@pytest.mark.parametrize("budget", [ONE_ROW, 20_000, 2**30])
 @pytest.mark.parametrize("semantic_output", ["scores", None])
-def test_nothing_found_is_nothing_given(semantic_output: str | None) -> None:
-    settings = replace(SETTINGS, semantic_output=semantic_output, object_mask_threshold=1.0, topk=0)
+def test_run_lengths_are_those_of_the_masks(semantic_output: str | None, budget: int) -> None:
+    settings = replace(SETTINGS, semantic_output=semantic_output, memory_budget=budget)
+    expected = _results(settings, SIZES["padded"])["instances"]
+    found = _results(replace(settings, instance_output="run_lengths"), SIZES["padded"])["instances"]
+    assert isinstance(found.pred_masks, RunLengthMasks)
+    assert torch.equal(found.pred_masks.decode((23, 57)), expected.pred_masks)
+    for field in ("scores", "pred_classes"):
+        assert torch.equal(found.get(field), expected.get(field))
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
+@pytest.mark.parametrize("instance_output", ["masks", "run_lengths"])
+@pytest.mark.parametrize("semantic_output", ["scores", None])
+def test_nothing_found_is_nothing_given(semantic_output: str | None, instance_output: str) -> None:
+    settings = replace(
+        SETTINGS,
+        semantic_output=semantic_output,
+        instance_output=instance_output,
+        object_mask_threshold=1.0,
+        topk=0,
+    )
     results = _results(settings, SIZES["padded"])
     segment_ids, segments_info = results["panoptic_seg"]
     assert segments_info == [] and segment_ids.shape == (23, 57) and not segment_ids.any()
-    assert len(results["instances"]) == 0 and results["instances"].pred_masks.shape == (0, 23, 57)
+    masks = results["instances"].pred_masks
+    assert len(results["instances"]) == 0
+    assert (masks if instance_output == "masks" else masks.decode((23, 57))).shape == (0, 23, 57)
 
 
 @pytest.mark.parametrize("budget", [ONE_ROW, 20_000, 2**30])
 @pytest.mark.parametrize("resize_first", [True, False])
 def test_labels_are_the_best_scores_and_their_shares(resize_first: bool, budget: int) -> None:
-    settings = replace(SETTINGS, instance_on=False, panoptic_on=False, resize_first=resize_first)
+    settings = replace(SETTINGS, instance_output=None, panoptic_on=False, resize_first=resize_first)
     scores = _results(settings, SIZES["padded"])["sem_seg"]
     found = _results(replace(settings, semantic_output="labels", memory_budget=budget), SIZES["padded"])
     assert list(found) == ["sem_seg", "sem_seg_confidence"]
@@ -154,7 +177,7 @@ def test_labels_are_the_best_scores_and_their_shares(resize_first: bool, budget:
 @pytest.mark.parametrize("budget", [ONE_ROW, 20_000, 2**30])
 @pytest.mark.parametrize("resize_first", [True, False])
 def test_probabilities_are_shares_of_the_scores_with_their_entropy(resize_first: bool, budget: int) -> None:
-    settings = replace(SETTINGS, instance_on=False, panoptic_on=False, resize_first=resize_first)
+    settings = replace(SETTINGS, instance_output=None, panoptic_on=False, resize_first=resize_first)
     scores = _results(settings, SIZES["padded"])["sem_seg"]
     found = _results(replace(settings, semantic_output="probabilities", memory_budget=budget), SIZES["padded"])
     assert list(found) == ["sem_seg", "sem_seg_entropy"]

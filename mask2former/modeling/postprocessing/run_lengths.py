@@ -1,0 +1,102 @@
+"""Instance masks as COCO run lengths (RLE): packed to bits on the device, encoded where they are, one at a time."""
+# N instances, M masks, (H, W) pixels of the result, B = ceil(W / 8) bytes of a row, r rows, (h, w) pixels of a box.
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+__all__ = ["PackedMasks", "RunLengthMasks"]
+
+# Eight bytes of 0 or 1, read as one number and multiplied by this, have their bits in the highest byte, the bit of the
+# first byte on top: all 64 partial products fall on different places.
+_GATHER_BITS = 0x8040201008040201 - 2**64
+
+
+class RunLengthMasks(Sequence[Any]):
+    """N masks as run lengths, in the place of a (N, H, W) tensor in Detectron2's `Instances`."""
+
+    def __init__(self, rles: list[dict[str, Any]]) -> None:
+        """Args:
+        rles: in COCO's format, `size` [H, W] and `counts` as text.
+        """
+        self.rles = rles
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rles)
+
+    @overload
+    def __getitem__(self, item: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, item: slice | Tensor) -> RunLengthMasks: ...
+
+    def __getitem__(self, item: int | slice | Tensor) -> dict[str, Any] | RunLengthMasks:
+        if isinstance(item, int):
+            return self.rles[item]
+        if isinstance(item, slice):
+            return RunLengthMasks(self.rles[item])
+        indices = torch.arange(len(self))[item.cpu()].flatten().tolist()
+        return RunLengthMasks([self.rles[index] for index in indices])
+
+    def decode(self, size: tuple[int, int]) -> Tensor:
+        """(N, H, W) bool on the CPU; `size` = (H, W)."""
+        if not self.rles:
+            return torch.zeros(0, *size, dtype=torch.bool)
+        return torch.from_numpy(coco_mask.decode(self.rles)).permute(2, 0, 1).contiguous().bool()
+
+
+class PackedMasks:
+    """M masks from blocks of rows, at one bit per pixel."""
+
+    def __init__(self, num_masks: int, size: tuple[int, int], device: torch.device) -> None:
+        self._size = size
+        self._bits_MHB = torch.empty(num_masks, size[0], -(-size[1] // 8), dtype=torch.uint8, device=device)
+
+    def put(self, rows: slice, inside_MrW: Tensor) -> None:
+        """Some rows, bool."""
+        height, width = inside_MrW.shape[1:]
+        bytes_MrV = inside_MrW.new_zeros(len(inside_MrW), height, 8 * self._bits_MHB.shape[2])
+        bytes_MrV[:, :, :width] = inside_MrW
+        words_MrB = bytes_MrV.view(torch.int64)
+        self._bits_MHB[:, rows] = (words_MrB * _GATHER_BITS) >> 56
+
+    def encode(self, boxes_M4: Tensor) -> list[dict[str, Any]]:
+        """Run lengths of the M masks; the host gets the bits in one copy.
+
+        Args:
+            boxes_M4: tight boxes of the masks.
+        """
+        bits_MHB = self._bits_MHB.cpu().numpy()
+        boxes = boxes_M4.long().tolist()
+        return [_encode(bits_HB, box, self._size) for bits_HB, box in zip(bits_MHB, boxes, strict=True)]
+
+
+def _encode(bits_HB: NDArray[np.uint8], box: list[int], size: tuple[int, int]) -> dict[str, Any]:
+    """Runs follow columns. Only the box is unpacked: outside it there are none."""
+    height, width = size
+    left, top, right, bottom = box
+    first_byte = left // 8
+    columns_hw = np.unpackbits(bits_HB[top:bottom, first_byte : -(-right // 8)], axis=1)
+    columns_hw = columns_hw[:, left - 8 * first_byte : right - 8 * first_byte]
+    framed = np.zeros((right - left, bottom - top + 2), dtype=np.uint8)
+    framed[:, 1:-1] = columns_hw.T
+    column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])  # where a run begins, where it ends, and so on
+    places = (left + column) * height + top + row
+    # A run that reaches the bottom of the picture and one from the top of the next column are one.
+    meets_next = np.concatenate([places[1:] == places[:-1], [False]]) if len(places) else np.zeros(0, dtype=bool)
+    places = places[~(meets_next | np.roll(meets_next, 1))]
+    if len(places) and places[-1] == height * width:
+        places = places[:-1]
+    counts = np.diff(places, prepend=0, append=height * width).tolist()
+    rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
