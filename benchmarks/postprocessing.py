@@ -85,7 +85,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="default: all")
     parser.add_argument("--semantic", choices=list(SEMANTIC_RESULTS), default="scores", help="default: %(default)s")
     parser.add_argument("--instances", choices=INSTANCE_OUTPUTS, default="masks", help="default: %(default)s")
-    parser.add_argument("--budget", type=float, default=64, metavar="MIB", help="default: %(default)s")
+    parser.add_argument("--budget", type=float, default=256, metavar="MIB", help="default: %(default)s")
     parser.add_argument("--alone", action="store_true", help="leave the straightforward form out")
     parser.add_argument("--repeats", type=int, default=9, metavar="N", help="default: %(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")

@@ -158,8 +158,9 @@ def _add_mask_former_config(cfg: CfgNode) -> None:
     # new: "scores" | "labels" (a label map and its confidence) | "probabilities" (with sum 1, and their entropy)
     node.TEST.SEMANTIC_OUTPUT = "scores"
     node.TEST.INSTANCE_OUTPUT = "masks"  # new: "masks" | "run_lengths" (COCO's, for large pictures)
-    # new: MiB that post-processing may take for its blocks of rows, beside the results and the masks at stride 4
-    node.TEST.MEMORY_BUDGET_MB = 64
+    # new: MiB that post-processing may take for its blocks of rows, beside the results and the masks at stride 4; the
+    # CPU takes less of itself, what fits the caches of its cores
+    node.TEST.MEMORY_BUDGET_MB = 256
 
 
 def _add_run_config(cfg: CfgNode) -> None:

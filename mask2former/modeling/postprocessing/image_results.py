@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,13 @@ from torch import Tensor
 
 from .instances import InstanceResult, instance_candidates
 from .panoptic import PanopticResult, panoptic_candidates
-from .resizing import Axis, MaskSizes, RowStream, resized_rows
+from .resizing import Axis, MaskSizes, Resizing, resizing
 from .semantic import SEMANTIC_RESULTS, SemanticResult
+from .stripes import for_each_stripe, num_stripes
 
 __all__ = ["MaskLogitsOf", "ResultSettings", "image_results"]
+
+CPU_CACHE = 2**22  # bytes; on the CPU larger blocks than a core's cache holds are slower
 
 MaskLogitsOf = Callable[[Tensor], Tensor]  # (R,) indices of queries -> their mask logits (R, h, w) of the padded frame
 
@@ -68,19 +71,19 @@ def image_results(
     if settings.semantic_output is not None:
         semantic = SEMANTIC_RESULTS[settings.semantic_output](class_logits, sizes.output)
 
-    if semantic is not None and not settings.resize_first and sizes.image != sizes.output:
-        _merge_then_resize(semantic, _every_mask(class_logits, mask_logits_of), sizes, settings.memory_budget)
-    elif semantic is not None:
-        _read_blocks(
-            resized_rows(_every_mask(class_logits, mask_logits_of), sizes), readers, semantic, settings.memory_budget
-        )
+    if semantic is not None:
+        logits_Qhw = mask_logits_of(torch.arange(len(class_logits), device=class_logits.device))
+        if settings.resize_first or sizes.image == sizes.output:
+            _read_blocks(resizing(logits_Qhw, sizes), readers, semantic, settings.memory_budget)
+        else:
+            _merge_then_resize(semantic, logits_Qhw, sizes, settings.memory_budget)
     elif readers:
         queries_R, places = torch.cat([queries for _, queries in readers]).unique(return_inverse=True)
         readers = [
             (result, place)
             for (result, _), place in zip(readers, places.split([len(queries) for _, queries in readers]), strict=True)
         ]
-        _read_blocks(resized_rows(mask_logits_of(queries_R), sizes), readers, None, settings.memory_budget)
+        _read_blocks(resizing(mask_logits_of(queries_R), sizes), readers, None, settings.memory_budget)
     return {
         **({} if semantic is None else semantic.value()),
         **({} if panoptic is None else {"panoptic_seg": panoptic.value(with_scores=True)}),
@@ -88,46 +91,58 @@ def image_results(
     }
 
 
-def _every_mask(class_logits: Tensor, mask_logits_of: MaskLogitsOf) -> Tensor:
-    return mask_logits_of(torch.arange(len(class_logits), device=class_logits.device))
-
-
 def _read_blocks(
-    stream: RowStream, readers: Sequence[tuple[Any, Tensor]], semantic: SemanticResult | None, memory_budget: int
+    masks: Resizing, readers: Sequence[tuple[Any, Tensor]], semantic: SemanticResult | None, memory_budget: int
 ) -> None:
-    """Shows every row of the masks (R, H, W) to all who read them; a reader has the indices of its masks."""
-    bytes_per_pixel = stream.bytes_per_pixel + sum(
-        result.bytes_per_pixel + 4 * len(places) for result, places in readers
-    )
-    if semantic is not None:
-        bytes_per_pixel += semantic.bytes_per_pixel
-    for rows in _row_blocks(stream.size, bytes_per_pixel, memory_budget):
-        logits_RrW = stream.rows(rows.start, rows.stop)
-        for result, places in readers:
-            result.add(rows, logits_RrW[places])
-        if semantic is not None:
-            semantic.add(rows, logits_RrW)
+    """Shows every row of R masks to all who read them; a reader has the indices of its own."""
+    bytes_per_pixel = masks.bytes_per_pixel + (0 if semantic is None else semantic.bytes_per_pixel)
+    bytes_per_pixel += sum(result.bytes_per_pixel + 4 * len(places) for result, places in readers)
+
+    def read(blocks: Sequence[slice]) -> None:
+        stream = masks.stream()
+        for rows in blocks:
+            logits_RrW = stream.rows(rows.start, rows.stop)
+            for result, places in readers:
+                result.add(rows, logits_RrW[places])
+            if semantic is not None:
+                semantic.add(rows, logits_RrW)
+
+    _for_each_block(read, masks, bytes_per_pixel, memory_budget)
 
 
 def _merge_then_resize(semantic: SemanticResult, logits_Qhw: Tensor, sizes: MaskSizes, memory_budget: int) -> None:
     """The merged map instead of the masks is resized to the output (SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE False)."""
-    masks = resized_rows(logits_Qhw, sizes._replace(output=sizes.image))
+    masks = resizing(logits_Qhw, sizes._replace(output=sizes.image))
     height, width = (
         Axis.of(image, image, image, output, logits_Qhw.device)
         for image, output in zip(sizes.image, sizes.output, strict=True)
     )
-    stream = RowStream(
-        lambda start, stop: semantic.scores(masks.rows(start, stop)), semantic.num_classes, height, width
-    )
+
+    def open_source() -> Callable[[int, int], Tensor]:
+        stream = masks.stream()
+        return lambda start, stop: semantic.scores(stream.rows(start, stop))
+
+    merged = Resizing(open_source, semantic.num_classes, height, width)
     source_pixels = sizes.image[0] * sizes.image[1] / (sizes.output[0] * sizes.output[1])  # for each of the output
-    bytes_per_pixel = stream.bytes_per_pixel + semantic.bytes_per_pixel + source_pixels * masks.bytes_per_pixel
-    for rows in _row_blocks(stream.size, bytes_per_pixel, memory_budget):
-        semantic.put(rows, stream.rows(rows.start, rows.stop))
+    bytes_per_pixel = merged.bytes_per_pixel + semantic.bytes_per_pixel + source_pixels * masks.bytes_per_pixel
+
+    def put(blocks: Sequence[slice]) -> None:
+        stream = merged.stream()
+        for rows in blocks:
+            semantic.put(rows, stream.rows(rows.start, rows.stop))
+
+    _for_each_block(put, merged, bytes_per_pixel, memory_budget)
 
 
-def _row_blocks(size: tuple[int, int], bytes_per_pixel: float, memory_budget: int) -> Iterator[slice]:
-    """All rows of a map of `size` = (height, width), in blocks within the budget of bytes; of at least one row each."""
-    height, width = size
-    rows_at_once = max(1, int(memory_budget / (width * max(bytes_per_pixel, 1))))
-    for start in range(0, height, rows_at_once):
-        yield slice(start, min(start + rows_at_once, height))
+def _for_each_block(
+    work: Callable[[Sequence[slice]], None], maps: Resizing, bytes_per_pixel: float, memory_budget: int
+) -> None:
+    """All rows in blocks within the budget, of at least one row each; `work` gets stripes of neighboring blocks."""
+    height, width = maps.size
+    device = maps.height.weights.device
+    memory = memory_budget / num_stripes(device)
+    if device.type == "cpu":
+        memory = min(memory, CPU_CACHE)
+    rows_at_once = max(1, int(memory / (width * max(bytes_per_pixel, 1))))
+    blocks = [slice(start, min(start + rows_at_once, height)) for start in range(0, height, rows_at_once)]
+    for_each_stripe(work, blocks, device)

@@ -100,29 +100,31 @@ class InstanceResult:
             self._masks = _BoolMasks(num_instances, size, device)
         else:
             self._masks = PackedMasks(num_masks, size, device)
-        self._areas_M = torch.zeros(num_masks, dtype=torch.int64, device=device)
-        self._sums_M = torch.zeros(num_masks, device=device)
         self._occupied_rows_MH = torch.zeros(num_masks, size[0], dtype=torch.uint8, device=device)
-        self._occupied_columns_MW = torch.zeros(num_masks, size[1], dtype=torch.uint8, device=device)
-        self.bytes_per_pixel = 0
+        # By the first row of a block, so that the order of addition is always the same:
+        self._areas_M: dict[int, Tensor] = {}
+        self._sums_M: dict[int, Tensor] = {}  # of the probabilities inside
+        self._occupied_columns_MW: dict[int, Tensor] = {}
+        self.bytes_per_pixel = 2 * num_masks
 
     def add(self, rows: slice, logits_MrW: Tensor) -> None:
         """Mask logits of `queries` in some rows; they are overwritten."""
         inside_MrW = logits_MrW > 0
         self._masks.put(rows, inside_MrW)
         bytes_MrW = inside_MrW.view(torch.uint8)
-        self._areas_M += bytes_MrW.sum(dim=(1, 2), dtype=torch.int32)
-        # A logit that is not above 0 becomes a probability of 0: one pass less than a product with the mask.
-        self._sums_M += F.threshold(logits_MrW, 0.0, -math.inf, inplace=True).sigmoid_().sum(dim=(1, 2))
         self._occupied_rows_MH[:, rows] = bytes_MrW.amax(dim=2)
-        torch.maximum(self._occupied_columns_MW, bytes_MrW.amax(dim=1), out=self._occupied_columns_MW)
+        self._occupied_columns_MW[rows.start] = bytes_MrW.amax(dim=1)
+        self._areas_M[rows.start] = bytes_MrW.sum(dim=(1, 2), dtype=torch.int32)
+        # A logit that is not above 0 becomes a probability of 0: one pass less than a product with the mask.
+        probabilities_MrW = F.threshold(logits_MrW, 0.0, -math.inf, inplace=True).sigmoid_()
+        self._sums_M[rows.start] = probabilities_MrW.sum(dim=(1, 2))
 
     def value(self) -> Instances:
         """See `instance_inference`; to be called once, after all rows."""
-        quality_M = self._sums_M / (self._areas_M + 1e-6)
+        quality_M = _in_order(self._sums_M).sum(dim=0) / (_in_order(self._areas_M).sum(dim=0) + 1e-6)
         scores_N, order_N = (self._candidates.scores * quality_M[self._mask_index_N]).sort(descending=True, stable=True)
         mask_index_N = self._mask_index_N[order_N]
-        boxes_M4 = _boxes(self._occupied_rows_MH, self._occupied_columns_MW)
+        boxes_M4 = _boxes(self._occupied_rows_MH, _in_order(self._occupied_columns_MW).amax(dim=0))
 
         instances = Instances(self._size)
         if isinstance(self._masks, PackedMasks):
@@ -134,6 +136,10 @@ class InstanceResult:
         instances.scores = scores_N
         instances.pred_classes = self._candidates.classes[order_N]
         return instances
+
+
+def _in_order(by_row: dict[int, Tensor]) -> Tensor:
+    return torch.stack([by_row[start] for start in sorted(by_row)])
 
 
 class _BoolMasks:

@@ -71,15 +71,15 @@ class PanopticResult:
         size: (H, W).
         thing_ids, overlap_threshold: see `panoptic_inference`.
         """
-        num_candidates, device = len(class_logits_SK), class_logits_SK.device
         self._scores_S, self._labels_S = class_logits_SK.softmax(dim=-1).max(dim=-1)
         self._thing_ids = sorted(thing_ids)
         self._overlap_threshold = overlap_threshold
-        self._map_HW = torch.zeros(size, dtype=torch.int32, device=device)  # 1 + the candidate that paints a pixel
-        self._areas_S, self._painted_areas_S, self._mask_areas_S = torch.zeros(
-            3, num_candidates, dtype=torch.int64, device=device
-        )
-        self.bytes_per_pixel = num_candidates + 40  # which pixels are inside; owners and what is counted
+        self._map_HW = torch.zeros(
+            size, dtype=torch.int32, device=class_logits_SK.device
+        )  # 1 + the candidate that paints a pixel
+        # Pixels won, of these painted, and of the mask; by the first row of a block.
+        self._areas_3S: dict[int, Tensor] = {}
+        self.bytes_per_pixel = len(class_logits_SK) + 40  # which pixels are inside; owners and what is counted
 
     def add(self, rows: slice, logits_SrW: Tensor) -> None:
         """Mask logits of the candidates in some rows; they are overwritten."""
@@ -91,17 +91,21 @@ class PanopticResult:
         painted_rW = inside_SrW.gather(0, owner_rW.unsqueeze(0)).squeeze(0)
         # Areas are counted in integers: exact, and independent of the blocks and of the order of addition.
         owner_P, painted_P = owner_rW.flatten(), painted_rW.flatten().long()
-        self._areas_S.scatter_add_(0, owner_P, torch.ones_like(owner_P))
-        self._painted_areas_S.scatter_add_(0, owner_P, painted_P)
-        self._mask_areas_S += inside_SrW.view(torch.uint8).flatten(1).sum(dim=1, dtype=torch.int32)
+        areas_3S = torch.zeros(3, len(logits_SrW), dtype=torch.int64, device=logits_SrW.device)
+        areas_3S[0].scatter_add_(0, owner_P, torch.ones_like(owner_P))
+        areas_3S[1].scatter_add_(0, owner_P, painted_P)
+        areas_3S[2] = inside_SrW.view(torch.uint8).flatten(1).sum(dim=1, dtype=torch.int32)
+        self._areas_3S[rows.start] = areas_3S
         self._map_HW[rows] = (owner_rW + 1) * painted_rW
 
     def value(self, *, with_scores: bool) -> tuple[Tensor, list[dict[str, Any]]]:
         """See `panoptic_inference`; to be called once, after all rows."""
         # The published rule compares all pixels won with the mask's area, also those won outside the mask. A painted
         # pixel implies that both areas are positive.
-        share_S = self._areas_S.double() / self._mask_areas_S.double()
-        accepted_S = (self._painted_areas_S > 0) & (share_S >= self._overlap_threshold)
+        no_area = torch.zeros(3, len(self._labels_S), dtype=torch.int64, device=self._labels_S.device)
+        areas_S, painted_areas_S, mask_areas_S = sum(self._areas_3S.values(), no_area)
+        share_S = areas_S.double() / mask_areas_S.double()
+        accepted_S = (painted_areas_S > 0) & (share_S >= self._overlap_threshold)
         is_thing_S = torch.isin(self._labels_S, torch.tensor(self._thing_ids, dtype=torch.int64, device=share_S.device))
         opens_S, id_S = _number_segments(accepted_S, self._labels_S, is_thing_S)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Axis", "MaskSizes", "RowStream", "resized_rows", "resized_to_output"]
+__all__ = ["Axis", "MaskSizes", "Resizing", "RowStream", "resized_to_output", "resizing"]
 
 COLUMNS_AT_ONCE = 256  # of the result; few enough that most of the matrix's zeros are left out, many enough for BLAS
 
@@ -65,20 +65,38 @@ def _resized_columns(maps_Crw: Tensor, axis: Axis) -> Tensor:
     return resized_CrW
 
 
+#: Rows (C, stop - start, w) of a map, from `start` to before `stop`.
+Rows = Callable[[int, int], Tensor]
+
+
+class Resizing(NamedTuple):
+    """A map (C, h, w) and how it is resized to (C, H, W)."""
+
+    open_source: Callable[[], Rows]  # what it gives is asked from top to bottom, for each row at most once
+    num_maps: int  # C
+    height: Axis
+    width: Axis
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height.length, self.width.length
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """Of a block: the pixel itself and its share of the source, once new and once kept."""
+        return 4 * self.num_maps * (1 + 2 * self.height.weights.shape[1] / self.height.length)
+
+    def stream(self) -> RowStream:
+        return RowStream(self.open_source(), self.height, self.width)
+
+
 class RowStream:
-    """Rows of a resized map, made when they are asked for, from top to bottom.
+    """Rows of the resized map, made when they are asked for, from top to bottom.
 
     Of the map that is resized, the rows that two blocks share are kept instead of made again.
     """
 
-    def __init__(self, source: Callable[[int, int], Tensor], num_maps: int, height: Axis, width: Axis) -> None:
-        """Args:
-        source: rows (C, stop - start, w) of the map from `start` to before `stop`; asked for each row at most once.
-        num_maps: C.
-        """
-        self.size = (height.length, width.length)
-        #: What `rows` takes for each pixel: the pixel itself, and its share of the source, once new and once kept.
-        self.bytes_per_pixel = 4 * num_maps * (1 + 2 * height.weights.shape[1] / height.length)
+    def __init__(self, source: Rows, height: Axis, width: Axis) -> None:
         self._source = source
         self._height = height
         self._width = width
@@ -92,12 +110,10 @@ class RowStream:
         return self._height.weights[start:stop, first:last] @ band_CbW
 
     def _band(self, first: int, last: int) -> Tensor:
-        parts = []
+        parts, first_new = [], first
         if self._kept_CbW is not None:
             parts.append(self._kept_CbW[:, first - self._first_kept :])
             first_new = max(first, self._first_kept + self._kept_CbW.shape[1])
-        else:
-            first_new = first
         if first_new < last:
             parts.append(_resized_columns(self._source(first_new, last), self._width))
         self._kept_CbW = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -105,15 +121,19 @@ class RowStream:
         return self._kept_CbW[:, : last - first]
 
 
-def resized_rows(logits_Qhw: Tensor, sizes: MaskSizes) -> RowStream:
+def resizing(logits_Qhw: Tensor, sizes: MaskSizes) -> Resizing:
     """Masks (Q, h, w) of the padded frame, at any resolution, as rows of the output."""
     height, width = (
         Axis.of(cells, padded, image, output, logits_Qhw.device)
         for cells, padded, image, output in zip(logits_Qhw.shape[-2:], *sizes, strict=True)
     )
-    return RowStream(lambda start, stop: logits_Qhw[:, start:stop], len(logits_Qhw), height, width)
+
+    def rows_of_masks(start: int, stop: int) -> Tensor:
+        return logits_Qhw[:, start:stop]
+
+    return Resizing(lambda: rows_of_masks, len(logits_Qhw), height, width)
 
 
 def resized_to_output(logits_Qhw: Tensor, sizes: MaskSizes) -> Tensor:
     """All of it at once: (Q, H, W)."""
-    return resized_rows(logits_Qhw, sizes).rows(0, sizes.output[0])
+    return resizing(logits_Qhw, sizes).stream().rows(0, sizes.output[0])

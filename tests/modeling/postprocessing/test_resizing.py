@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mask2former.modeling.postprocessing import MaskSizes, resized_to_output
-from mask2former.modeling.postprocessing.resizing import COLUMNS_AT_ONCE, resized_rows
+from mask2former.modeling.postprocessing.resizing import COLUMNS_AT_ONCE, RowStream, resizing
 from tests.golden import random_normal
 
 # (cells, sizes): padding or none, an output that is the image, larger, smaller by far, one pixel; cells that are
@@ -45,7 +45,7 @@ def test_one_matrix_for_each_axis_equals_the_published_two_steps(case: str) -> N
 def test_rows_do_not_depend_on_how_many_are_made_at_once(case: str, rows_at_once: int) -> None:
     cells, sizes = CASES[case]
     logits, height = 10 * random_normal(2, 3, *cells), sizes.output[0]
-    stream = resized_rows(logits, sizes)
+    stream = resizing(logits, sizes).stream()
     blocks = [stream.rows(start, min(start + rows_at_once, height)) for start in range(0, height, rows_at_once)]
     torch.testing.assert_close(torch.cat(blocks, dim=1), resized_to_output(logits, sizes), rtol=1e-5, atol=1e-5)
 
@@ -53,16 +53,18 @@ def test_rows_do_not_depend_on_how_many_are_made_at_once(case: str, rows_at_once
 def test_rows_that_are_left_out_change_nothing() -> None:
     cells, sizes = CASES["padded, output larger"]
     logits = random_normal(3, 2, *cells)
-    stream, expected = resized_rows(logits, sizes), resized_to_output(logits, sizes)
+    stream, expected = resizing(logits, sizes).stream(), resized_to_output(logits, sizes)
     for start, stop in [(3, 5), (5, 6), (40, 47), (82, 83)]:
         torch.testing.assert_close(stream.rows(start, stop), expected[:, start:stop])
 
 
 def test_every_row_of_the_source_is_asked_for_at_most_once() -> None:
     cells, sizes = CASES["padded, output larger"]
-    stream = resized_rows(random_normal(4, 2, *cells), sizes)
-    source, asked = stream._source, []
-    stream._source = lambda start, stop: asked.extend(range(start, stop)) or source(start, stop)
+    masks, asked = resizing(random_normal(4, 2, *cells), sizes), []
+    source = masks.open_source()
+    stream = RowStream(
+        lambda start, stop: asked.extend(range(start, stop)) or source(start, stop), masks.height, masks.width
+    )
     for row in range(sizes.output[0]):
         stream.rows(row, row + 1)
     assert asked == list(range(11))  # of 16: the image ends at the middle of cell 10
