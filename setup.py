@@ -221,8 +221,11 @@ setup(
     ext_modules=[
         Extension(
             f"{OPS.replace('/', '.')}._C",
-            [f"{OPS}/src/ms_deform_attn.cpp"],
-            depends=[f"{OPS}/src/{name}" for name in ("arguments.h", "cpu_kernels.h")],
+            [f"{OPS}/src/ms_deform_attn.cpp", "mask2former/modeling/src/point_losses.cpp"],
+            depends=[
+                *(f"{OPS}/src/{name}" for name in ("arguments.h", "cpu_kernels.h")),
+                "mask2former/modeling/src/point_losses_kernels.h",
+            ],
         ),
         Extension(
             f"{OPS.replace('/', '.')}._C_cuda",

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,13 +15,15 @@ from torch.utils.checkpoint import checkpoint
 
 from .masks import MaskLogits, Predictions
 from .matcher import HungarianMatcher, Matching
-from .point_sampling import PointSource, sample_logits, sample_masks, uncertain_points, uniform_points
+from .point_losses import ClipPoints, draw_clip_points, point_losses
+from .point_sampling import PointSource, sample_masks, uniform_points
 from .targets import Target
 
-__all__ = ["LossNormalizer", "SetCriterion", "paired_dice_losses", "paired_mask_losses"]
+__all__ = ["LossNormalizer", "SetCriterion"]
 
-#: Numbers that mask losses may keep for the backward pass before they are recomputed there in pieces: at 1024 x 1024
-#: pixels a thousand pairs, that is 100 targets in ten layers; such a piece needs about 1.3 GB.
+#: Numbers that mask losses may keep for the backward pass before they are recomputed there in pieces: a map and its
+#: points count. At 1024 x 1024 pixels that is 850 pairs, 85 targets in ten layers. In C++ they keep less than 0.3 GB
+#: then; plain PyTorch keeps several numbers per point, together about 0.8 GB.
 _MAX_KEPT_CELLS = 2**26
 
 
@@ -34,18 +36,6 @@ class LossNormalizer(NamedTuple):
 
     num_masks: Tensor
     class_weight_sum: Tensor
-
-
-def paired_mask_losses(logits_MP: Tensor, targets_MP: Tensor) -> Tensor:
-    """Mean binary cross-entropy over the points of each pair, logits against values in [0, 1]: (M,)."""
-    return F.binary_cross_entropy_with_logits(logits_MP, targets_MP, reduction="none").mean(dim=1)
-
-
-def paired_dice_losses(logits_MP: Tensor, targets_MP: Tensor) -> Tensor:
-    """1 - dice coefficient (with 1 added above and below) of each pair, logits against values in [0, 1]: (M,)."""
-    probabilities_MP = logits_MP.sigmoid()
-    overlap_M = 2 * (probabilities_MP * targets_MP).sum(dim=1) + 1
-    return 1 - overlap_M / (probabilities_MP.sum(dim=1) + targets_MP.sum(dim=1) + 1)
 
 
 class SetCriterion(nn.Module):
@@ -70,7 +60,7 @@ class SetCriterion(nn.Module):
         num_classes: K, without "no object".
         loss_weights: factors of "loss_ce", "loss_mask" and "loss_dice".
         no_object_weight: weight of the class "no object" relative to the others.
-        num_points, oversample_ratio, importance_sample_ratio, draw_points: see `uncertain_points`.
+        num_points, oversample_ratio, importance_sample_ratio, draw_points: see `draw_clip_points`.
         max_kept_cells: above this many numbers, mask losses are recomputed in the backward pass piece by piece.
         """
         super().__init__()
@@ -168,50 +158,61 @@ class SetCriterion(nn.Module):
     def _mask_loss_sums(self, masks: MaskLogits, matching: Matching, targets: Sequence[Target]) -> Tensor:
         """Mask and dice losses summed over pairs and frames, (2, L); connected to the predictions even without a pair.
 
-        As published, each frame of a pair has its own points and counts in full, so that both losses grow with T.
+        As published, each frame of a pair counts in full, so that both losses grow with T.
         """
         num_frames, _, height, width = masks.features.shape[1:]
-        cells_per_pair = num_frames * max(height * width, int(self.oversample_ratio * self.num_points))
-        pairs_at_once = max(1, self.max_kept_cells // cells_per_pair)
+        pairs_at_once = max(1, self.max_kept_cells // (num_frames * (height * width + self.num_points)))
         recompute = sum(matching.num_pairs) > pairs_at_once
         sums_2L = masks.embeddings.new_zeros(2, len(masks.embeddings))
-        for clip, pairs in _pieces(matching.num_pairs, pairs_at_once):
-            layer_R, query_R, target_R = matching.layer[pairs], matching.query[pairs], matching.target[pairs]
-            arguments = (masks, clip, layer_R, query_R, targets[clip].masks, target_R)
-            if recompute:
-                sums_2L = sums_2L + checkpoint(self._piece_of_mask_loss_sums, *arguments, use_reentrant=False)
-            else:
-                sums_2L = sums_2L + self._piece_of_mask_loss_sums(*arguments)
+        if not any(matching.num_pairs):
+            return sums_2L + masks.select(0, (matching.layer, matching.query)).sum()
+        first = 0
+        for clip, (target, num_pairs) in enumerate(zip(targets, matching.num_pairs, strict=True)):
+            at = self._points(masks.features.device)
+            values_NP = sample_masks(target.masks.flatten(0, 1), at.points)
+            for start in range(first, first + num_pairs, pairs_at_once):
+                pairs = slice(start, min(start + pairs_at_once, first + num_pairs))
+                arguments = (masks, clip, matching.layer[pairs], matching.query[pairs], matching.target[pairs])
+                if recompute:
+                    piece_2L = checkpoint(
+                        _mask_loss_sums_of_pairs,
+                        *arguments,
+                        at,
+                        values_NP,
+                        use_reentrant=False,
+                        preserve_rng_state=False,
+                    )
+                else:
+                    piece_2L = _mask_loss_sums_of_pairs(*arguments, at, values_NP)
+                sums_2L = sums_2L + piece_2L
+            first += num_pairs
         return sums_2L
 
-    def _piece_of_mask_loss_sums(
-        self, masks: MaskLogits, clip: int, layer_R: Tensor, query_R: Tensor, masks_NTHW: Tensor, target_R: Tensor
-    ) -> Tensor:
-        num_layers, num_frames = len(masks.embeddings), masks_NTHW.shape[1]
-        logits_Mhw = masks.select(clip, (layer_R, query_R)).flatten(0, 1)
-        points_MP2 = uncertain_points(
-            logits_Mhw.detach(),
-            num_points=self.num_points,
+    def _points(self, device: torch.device) -> ClipPoints:
+        return draw_clip_points(
+            self.num_points,
             oversample_ratio=self.oversample_ratio,
             importance_sample_ratio=self.importance_sample_ratio,
             draw_points=self.draw_points,
+            device=device,
         )
-        frame_T = torch.arange(num_frames, device=target_R.device)
-        mask_index_M = (target_R.unsqueeze(1) * num_frames + frame_T).flatten()
-        targets_MP = sample_masks(masks_NTHW.flatten(0, 1), mask_index_M, points_MP2)
-        logits_MP = sample_logits(logits_Mhw, points_MP2)
-        losses_2M = torch.stack([paired_mask_losses(logits_MP, targets_MP), paired_dice_losses(logits_MP, targets_MP)])
-        # A product with 0/1 columns, because adding at indices is not reproducible on CUDA.
-        layer_M = layer_R.repeat_interleave(num_frames)
-        return losses_2M @ F.one_hot(layer_M, num_layers).to(losses_2M.dtype)
 
 
-def _pieces(num_pairs: Sequence[int], pairs_at_once: int) -> Iterator[tuple[int, slice]]:
-    """Consecutive pairs of one clip, at most `pairs_at_once` of them; a single empty piece when there is no pair."""
-    if not any(num_pairs):
-        yield 0, slice(0, 0)
-    end = 0
-    for clip, count in enumerate(num_pairs):
-        start, end = end, end + count
-        for first in range(start, end, pairs_at_once):
-            yield clip, slice(first, min(first + pairs_at_once, end))
+def _mask_loss_sums_of_pairs(
+    masks: MaskLogits,
+    clip: int,
+    layer_R: Tensor,
+    query_R: Tensor,
+    target_R: Tensor,
+    at: ClipPoints,
+    values_NP: Tensor,
+) -> Tensor:
+    """(2, L) sums over pairs of one clip; `values_NP` counts the frames of a target as targets of their own."""
+    num_layers, num_frames = len(masks.embeddings), masks.features.shape[1]
+    maps_Mhw = masks.select(clip, (layer_R, query_R)).flatten(0, 1)
+    frame_T = torch.arange(num_frames, device=target_R.device)
+    target_M = (target_R.unsqueeze(1) * num_frames + frame_T).flatten()
+    losses_2M = point_losses(maps_Mhw, at, values_NP, target_M)
+    # A product with 0/1 columns, because adding at indices is not reproducible on CUDA.
+    layer_M = layer_R.repeat_interleave(num_frames)
+    return losses_2M @ F.one_hot(layer_M, num_layers).to(losses_2M.dtype)

@@ -138,9 +138,7 @@ class HungarianMatcher(nn.Module):
         masks_of_clip = MaskLogits(embeddings[:, clip : clip + 1].float(), features[clip : clip + 1].float())
         points_1P2 = self.draw_points(1, self.num_points, class_logits_LQK.device)
         logits_LQP = masks_of_clip.at_points(points_1P2).squeeze(1)  # P counts the points of all T frames from here on
-        masks_MHW = target.masks.flatten(0, 1)
-        every_mask_M = torch.arange(len(masks_MHW), device=masks_MHW.device)
-        sampled_NP = sample_masks(masks_MHW, every_mask_M, points_1P2).view(len(target.labels), logits_LQP.shape[-1])
+        sampled_NP = sample_masks(target.masks.flatten(0, 1), points_1P2[0]).view(-1, logits_LQP.shape[-1])
 
         class_cost_LQN = -class_logits_LQK.softmax(dim=-1)[..., target.labels]
         return (
