@@ -11,9 +11,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["map_in_processes", "num_cores"]
+__all__ = ["killed_workers_named", "map_in_processes", "num_cores", "start_workers"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,12 +40,7 @@ def map_in_processes(
     Args:
         function: can be pickled: of the top level of a module, or a `partial` of such a one.
         num_workers: 1 works in this process.
-        from_copies: start workers as copies of this process (a fork). That costs nothing and needs no `__main__` guard
-            in the program, but is only for functions of NumPy and files: CUDA, operators of torch and of OpenCV may
-            wait for ever there, because their threads are not copied. Otherwise a server is started that imports this
-            package once, for seconds, and all workers are copies of that. Where processes cannot be copied at all,
-            each worker starts from nothing.
-        initialize: called first in every worker, not in this process.
+        from_copies, initialize: see `start_workers`.
 
     Raises:
         ChildProcessError: a worker was killed.
@@ -54,20 +50,44 @@ def map_in_processes(
     if num_workers <= 1:
         yield from map(function, items)
         return
+    chunk = max(1, min(_CHUNK, len(items) // (4 * num_workers)))
+    with start_workers(num_workers, from_copies=from_copies, initialize=initialize) as executor:
+        try:
+            with killed_workers_named(num_workers):
+                yield from executor.map(function, items, chunksize=chunk)
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def start_workers(
+    num_workers: int, *, from_copies: bool, initialize: Callable[[], object] | None = None
+) -> ProcessPoolExecutor:
+    """Worker processes, which start with the first work and end with this process.
+
+    Args:
+        from_copies: start workers as copies of this process (a fork). That costs nothing and needs no `__main__` guard
+            in the program, but is only for functions of NumPy and files: CUDA, operators of torch and of OpenCV may
+            wait for ever there, because their threads are not copied. Otherwise a server is started that imports this
+            package once, for seconds, and all workers are copies of that. Where processes cannot be copied at all,
+            each worker starts from nothing.
+        initialize: called first in every worker, not in this process.
+    """
     can_copy = sys.platform == "linux"  # on macOS the system's own libraries do not bear it
     context = multiprocessing.get_context(("fork" if from_copies else "forkserver") if can_copy else "spawn")
     if can_copy and not from_copies:
         context.set_forkserver_preload([__name__])
-    chunk = max(1, min(_CHUNK, len(items) // (4 * num_workers)))
-    with ProcessPoolExecutor(num_workers, context, _start_worker, (initialize,)) as executor:
-        try:
-            yield from executor.map(function, items, chunksize=chunk)
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                f"one of {num_workers} worker processes was killed, probably because memory ran out"
-            ) from error
-        finally:
-            executor.shutdown(cancel_futures=True)
+    return ProcessPoolExecutor(num_workers, context, _start_worker, (initialize,))
+
+
+@contextmanager
+def killed_workers_named(num_workers: int) -> Iterator[None]:
+    """Raises ChildProcessError in words when one of the workers was killed."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            f"one of {num_workers} worker processes was killed, probably because memory ran out"
+        ) from error
 
 
 def _start_worker(initialize: Callable[[], object] | None) -> None:

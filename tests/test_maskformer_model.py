@@ -101,9 +101,10 @@ def test_full_inference_equals_the_original() -> None:
         assert instances.pred_masks.sum().item() == pytest.approx(figures["instances"]["masks_sum"], rel=1e-3)
 
 
-def test_a_batch_of_equal_sizes_gives_what_each_image_gives_alone() -> None:
+@pytest.mark.parametrize("sizes", [[(64, 64)] * 3, [(40, 50), (64, 33), (64, 64)]], ids=["equal", "equal when padded"])
+def test_a_batch_of_equal_sizes_gives_what_each_image_gives_alone(sizes: list[tuple[int, int]]) -> None:
     model = _confident(tiny_model())
-    samples = [tiny_sample(seed=seed) for seed in range(3)]
+    samples = [tiny_sample(seed=seed, size=size) for seed, size in enumerate(sizes)]
     for together, sample in zip(_results(model, samples), samples, strict=True):
         (alone,) = _results(model, [sample])
         _assert_equal_results(together, alone)

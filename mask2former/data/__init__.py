@@ -9,7 +9,8 @@ from mask2former.data.dataset_mappers import (
     MaskFormerSemanticDatasetMapper,
 )
 from mask2former.data.datasets import register_all
-from mask2former.data.loader import build_test_loader, build_train_loader
+from mask2former.data.evaluation_loader import build_test_loader
+from mask2former.data.loader import build_train_loader
 from mask2former.data.reading import BrokenSampleError
 
 __all__ = [

@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from mask2former.data.dataset_mappers import ImageMapper
 from mask2former.data.datasets.loaders import Record, require_files
 from mask2former.data.reading import BrokenSampleError, read_size
 from mask2former.packed_masks import PackedMasks
@@ -267,16 +266,6 @@ def build_train_loader(
     )
     dataset = TrainDataset(records, mapper, seed=seed, skip_broken=cfg.DATALOADER.SKIP_BROKEN, num_workers=num_workers)
     return TrainLoader(dataset, sampler, num_workers)
-
-
-def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = None) -> DataLoader[list[Record]]:
-    """One picture at a time, in order, each rank its share; labels are left to the evaluators."""
-    records = load_records([dataset_name], config_key="DATASETS.TEST")
-    mapper = ImageMapper(cfg, False) if mapper is None else mapper
-    loader: DataLoader[list[Record]] = build_detection_test_loader(
-        records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
-    )
-    return loader
 
 
 class Orientations:

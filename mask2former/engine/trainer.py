@@ -23,7 +23,8 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mask2former.data.loader import build_test_loader, build_train_loader
+from mask2former.data.evaluation_loader import build_test_loader
+from mask2former.data.loader import build_train_loader
 from mask2former.engine.checks import check_class_count, check_config, check_output_folder
 from mask2former.engine.hooks import ExamplePictures
 from mask2former.engine.optimizer import build_gradient_clipper, build_optimizer

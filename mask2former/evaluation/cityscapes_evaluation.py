@@ -12,12 +12,13 @@ import io
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
+from numpy.typing import NDArray
 from PIL import Image
 
 from mask2former.evaluation.cityscapes_scripts import (
@@ -27,9 +28,9 @@ from mask2former.evaluation.cityscapes_scripts import (
     judge_pixels,
     official_labels,
 )
-from mask2former.evaluation.run_lengths import encode_masks
+from mask2former.evaluation.run_lengths import PackedColumns, RunLengths, encode_columns, pack_columns
 from mask2former.evaluation.semantic_evaluation import label_map
-from mask2former.evaluation.workers import gather_to_main
+from mask2former.evaluation.workers import BackgroundWork
 
 __all__ = ["CityscapesInstanceEvaluator", "CityscapesSemanticEvaluator"]
 
@@ -51,10 +52,10 @@ class _CityscapesEvaluator(DatasetEvaluator, ABC):  # type: ignore[misc]  # Dete
         self._true_files = {_image_name(path): path for path in sorted(glob.glob(pattern))}
         if not self._true_files:
             raise FileNotFoundError(f"dataset {dataset_name!r} has no label files {pattern}")
-        self.reset()
+        self._work = BackgroundWork()
 
     def reset(self) -> None:
-        self._predictions: list[tuple[str, Any]] = []
+        self._work.reset()
 
     def process(self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]) -> None:
         for sample, output in zip(inputs, outputs, strict=True):
@@ -63,14 +64,14 @@ class _CityscapesEvaluator(DatasetEvaluator, ABC):  # type: ignore[misc]  # Dete
                 raise ValueError(
                     f"{sample['file_name']} has no label file {name}{self._label_suffix} in {self._name!r}"
                 )
-            self._predictions.append((name, self._keep(output, sample["file_name"])))
+            self._work.submit(sample, _named, name, *self._keep(output, sample["file_name"]))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """
         Returns:
             The figures in percent under the name of the task. None on other ranks than 0.
         """
-        gathered = gather_to_main(self._predictions)
+        gathered = self._work.gather()
         if gathered is None:
             return None
         logger = logging.getLogger(__name__)
@@ -88,8 +89,8 @@ class _CityscapesEvaluator(DatasetEvaluator, ABC):  # type: ignore[misc]  # Dete
         return self._judge([(path, predictions[name]) for name, path in self._true_files.items()])
 
     @abstractmethod
-    def _keep(self, output: Mapping[str, Any], file_name: str) -> Any:
-        """What `_judge` needs of one output of the model."""
+    def _keep(self, output: Mapping[str, Any], file_name: str) -> tuple[Any, ...]:
+        """A function of the top level and its arguments: what it returns is what `_judge` needs of this output."""
 
     @abstractmethod
     def _judge(self, pairs: list[tuple[str, Any]]) -> dict[str, dict[str, float]]:
@@ -106,11 +107,9 @@ class CityscapesSemanticEvaluator(_CityscapesEvaluator):
         judged = {label.trainId: label.id for label in self._labels.labels if not label.ignoreInEval}
         self._label_ids = np.array([judged[train_id] for train_id in sorted(judged)], dtype=np.uint8)
 
-    def _keep(self, output: Mapping[str, Any], file_name: str) -> bytes:
+    def _keep(self, output: Mapping[str, Any], file_name: str) -> tuple[Any, ...]:
         labels_HW = label_map(output["sem_seg"], len(self._label_ids), file_name)
-        picture = io.BytesIO()
-        Image.fromarray(self._label_ids[labels_HW.cpu().numpy()]).save(picture, format="PNG", compress_level=1)
-        return picture.getvalue()
+        return _to_png, self._label_ids, labels_HW.cpu().numpy()
 
     def _judge(self, pairs: list[tuple[str, bytes]]) -> dict[str, dict[str, float]]:
         return {"sem_seg": judge_pixels([PixelTask(*pair) for pair in pairs])}
@@ -125,17 +124,33 @@ class CityscapesInstanceEvaluator(_CityscapesEvaluator):
         super().__init__(dataset_name)
         self._class_names: list[str] = MetadataCatalog.get(dataset_name).thing_classes
 
-    def _keep(self, output: Mapping[str, Any], file_name: str) -> list[tuple[int, float, dict[str, Any]]]:
+    def _keep(self, output: Mapping[str, Any], file_name: str) -> tuple[Any, ...]:
         instances = output["instances"]
         classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
         unknown = next((index for index in classes if not 0 <= index < len(self._class_names)), None)
         if unknown is not None:
             raise ValueError(f"{file_name}: predicted class {unknown}, {self._name!r} has {len(self._class_names)}")
         label_ids = [self._labels.name2label[self._class_names[index]].id for index in classes]
-        return list(zip(label_ids, scores, encode_masks(instances.pred_masks), strict=True))
+        return _to_instances, label_ids, scores, pack_columns(instances.pred_masks)
 
     def _judge(self, pairs: list[tuple[str, Any]]) -> dict[str, dict[str, float]]:
         return {"segm": judge_instances([InstanceTask(*pair) for pair in pairs])}
+
+
+def _named(name: str, function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
+    return name, function(*arguments)
+
+
+def _to_png(label_ids: NDArray[np.uint8], labels_HW: NDArray[np.integer[Any]]) -> bytes:
+    picture = io.BytesIO()
+    Image.fromarray(label_ids[labels_HW]).save(picture, format="PNG", compress_level=1)
+    return picture.getvalue()
+
+
+def _to_instances(
+    label_ids: list[int], scores: list[float], masks: PackedColumns | RunLengths
+) -> list[tuple[int, float, dict[str, Any]]]:
+    return list(zip(label_ids, scores, encode_columns(masks), strict=True))
 
 
 def _image_name(path: str) -> str:

@@ -14,8 +14,8 @@ from detectron2.structures import Instances
 
 from mask2former.evaluation.average_precision import TASKS, AveragePrecision, average_precision
 from mask2former.evaluation.instance_ground_truth import InstanceGroundTruth
-from mask2former.evaluation.run_lengths import encode_masks
-from mask2former.evaluation.workers import gather_to_main
+from mask2former.evaluation.run_lengths import PackedColumns, RunLengths, encode_columns, pack_columns
+from mask2former.evaluation.workers import BackgroundWork
 from mask2former.files import write_atomically
 
 __all__ = ["InstanceSegEvaluator"]
@@ -63,16 +63,16 @@ class InstanceSegEvaluator(COCOEvaluator):  # type: ignore[misc]  # Detectron2 h
         self._ground_truth = InstanceGroundTruth(dataset_name, cache_folder=output_dir)
         id_map: Mapping[int, int] | None = self._metadata.get("thing_dataset_id_to_contiguous_id")
         self._dataset_id = None if id_map is None else {contiguous: original for original, contiguous in id_map.items()}
-        self.reset()
+        self._work = BackgroundWork()
 
     def reset(self) -> None:
-        self._predictions: list[dict[str, Any]] = []
+        self._work.reset()
 
     def process(self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]) -> None:
         """Keep the `instances` of each output as run lengths, under the `image_id` of its input."""
         for sample, output in zip(inputs, outputs, strict=True):
             found = self._to_coco(output["instances"], sample["image_id"])
-            self._predictions.append({"image_id": sample["image_id"], "instances": found})
+            self._work.submit(sample, _with_masks, found, pack_columns(output["instances"].pred_masks))
 
     def evaluate(self, img_ids: list[Any] | None = None) -> Metrics:
         """
@@ -83,13 +83,13 @@ class InstanceSegEvaluator(COCOEvaluator):  # type: ignore[misc]  # Detectron2 h
             "bbox", "segm", "boundary" -> AP, AP50, AP75, APs, APm, APl and, for several classes, AP-<class>, in
             percent. Empty on other ranks than 0, and where the ground truth has no annotations (test splits).
         """
-        predictions = gather_to_main(self._predictions) if self._distributed else self._predictions
+        predictions = self._work.gather() if self._distributed else self._work.results()
         if predictions is None:
             return {}
         if not predictions:
             self._logger.warning(f"No image of {self._metadata.name!r} was evaluated: there is no AP")
             return {}
-        results = [result for prediction in predictions for result in prediction["instances"]]
+        results = [result for prediction in predictions for result in prediction]
         if not results:
             self._logger.warning(f"The model found no instance in {len(predictions)} images of {self._metadata.name!r}")
         if self._output_dir is not None:
@@ -107,6 +107,7 @@ class InstanceSegEvaluator(COCOEvaluator):  # type: ignore[misc]  # Detectron2 h
         return metrics
 
     def _to_coco(self, instances: Instances, image_id: Any) -> list[dict[str, Any]]:
+        """All of the results but their masks."""
         # Corners to (x, y, width, height)
         boxes = instances.pred_boxes.tensor.clone()
         boxes[:, 2:] -= boxes[:, :2]
@@ -117,9 +118,8 @@ class InstanceSegEvaluator(COCOEvaluator):  # type: ignore[misc]  # Detectron2 h
                 "category_id": self._to_dataset_id(contiguous, image_id),
                 "bbox": box,
                 "score": score,
-                "segmentation": rle,
             }
-            for contiguous, box, score, rle in zip(*columns, encode_masks(instances.pred_masks), strict=True)
+            for contiguous, box, score in zip(*columns, strict=True)
         ]
 
     def _to_dataset_id(self, contiguous: int, image_id: Any) -> int:
@@ -146,3 +146,8 @@ class InstanceSegEvaluator(COCOEvaluator):  # type: ignore[misc]  # Detectron2 h
         os.makedirs(folder, exist_ok=True)
         content = json.dumps(results).encode()
         write_atomically(os.path.join(folder, "coco_instances_results.json"), lambda file: file.write(content))
+
+
+def _with_masks(found: list[dict[str, Any]], masks: PackedColumns | RunLengths) -> list[dict[str, Any]]:
+    """Adds the masks, in a worker process."""
+    return [{**entry, "segmentation": rle} for entry, rle in zip(found, encode_columns(masks), strict=True)]

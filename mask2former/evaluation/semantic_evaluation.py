@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mask2former.data.reading import check_size, read_class_map
 from mask2former.evaluation.run_lengths import encode_label_map
-from mask2former.evaluation.workers import gather_to_main
+from mask2former.evaluation.workers import BackgroundWork
 from mask2former.files import write_atomically
 
 __all__ = ["SemanticEvaluator", "label_map", "read_truth", "semantic_metrics"]
@@ -28,7 +28,7 @@ __all__ = ["SemanticEvaluator", "label_map", "read_truth", "semantic_metrics"]
 class SemanticEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has no types
     """mIoU and its relatives of `sem_seg`, and the results as run lengths.
 
-    Each result is counted and encoded as it comes; no map is kept.
+    Each result is counted and encoded as it comes, in another process; no map is kept.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
@@ -50,75 +50,88 @@ class SemanticEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 h
                 "switch off MODEL.MASK_FORMER.TEST.SEMANTIC_ON"
             )
         self._class_names: list[str] = metadata.stuff_classes
-        self._ignore_label: int | None = metadata.get("ignore_label")
         id_map: Mapping[int, int] | None = metadata.get("stuff_dataset_id_to_contiguous_id")
-        self._dataset_id = None if id_map is None else {contiguous: original for original, contiguous in id_map.items()}
-        self.reset()
+        self._dataset = _Dataset(
+            name=dataset_name,
+            num_classes=len(self._class_names),
+            ignore_label=metadata.get("ignore_label"),
+            dataset_id=None if id_map is None else {contiguous: original for original, contiguous in id_map.items()},
+            has_entries=output_dir is not None,
+        )
+        self._work = BackgroundWork()
 
     def reset(self) -> None:
-        size = len(self._class_names) + 1
-        self._confusion = torch.zeros(size, size, dtype=torch.int64)
-        self._predictions: list[dict[str, Any]] = []
-        self._num_images = 0
+        self._work.reset()
 
     def process(self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]) -> None:
         """Count the `sem_seg` of each output: (K, H, W) scores, or (H, W) labels."""
         for sample, output in zip(inputs, outputs, strict=True):
             file_name = sample["file_name"]
-            labels_HW = label_map(output["sem_seg"], len(self._class_names), file_name)
-            truth_HW = self._read_truth(file_name, tuple(labels_HW.shape))
-            # Counted where the prediction is; the true labels are mostly bytes on their way there.
-            size = len(self._class_names) + 1
-            pairs_HW = labels_HW.long() * size + torch.from_numpy(truth_HW).to(labels_HW.device).long()
-            counts = torch.bincount(pairs_HW.flatten(), minlength=size * size).view(size, size)
-            self._confusion = self._confusion.to(counts.device) + counts
-            self._num_images += 1
-            if self._output_dir is not None:
-                self._predictions += self._encode(labels_HW, file_name)
+            labels_HW = label_map(output["sem_seg"], len(self._class_names), file_name).cpu().numpy()
+            self._work.submit(sample, _judge, self._dataset, file_name, self._label_files[file_name], labels_HW)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """
         Returns:
             "sem_seg" -> see `semantic_metrics`. None on other ranks than 0.
         """
-        gathered = gather_to_main([(self._confusion.cpu().numpy(), self._num_images, self._predictions)])
-        if gathered is None:
+        judged = self._work.gather()
+        if judged is None:
             return None
-        num_images = sum(part[1] for part in gathered)
-        if not num_images:
+        if not judged:
             logging.getLogger(__name__).warning(f"No image of {self._name!r} was evaluated: there is no mIoU")
             return {}
         if self._output_dir is not None:
             os.makedirs(self._output_dir, exist_ok=True)
-            content = json.dumps([entry for part in gathered for entry in part[2]]).encode()
+            content = json.dumps([entry for image in judged for entry in image.entries]).encode()
             path = os.path.join(self._output_dir, "sem_seg_predictions.json")
             write_atomically(path, lambda file: file.write(content))
-        confusion: NDArray[np.int64] = np.sum([part[0] for part in gathered], axis=0)
-        return {"sem_seg": semantic_metrics(confusion, self._class_names)}
+        size = len(self._class_names) + 1
+        confusion = np.zeros(size * size, dtype=np.int64)
+        for image in judged:
+            confusion[image.pairs] += image.counts
+        return {"sem_seg": semantic_metrics(confusion.reshape(size, size), self._class_names)}
 
-    def _read_truth(self, file_name: str, size: tuple[int, ...]) -> NDArray[Any]:
-        """(H, W) labels, K where a pixel is to be ignored."""
-        truth_HW = read_truth(
-            str(self._label_files[file_name]),
-            num_classes=len(self._class_names),
-            ignore_label=self._ignore_label,
-            dataset_name=self._name,
-        )
-        check_size(str(self._label_files[file_name]), truth_HW.shape, size, f"the prediction for {file_name}")
-        return truth_HW
 
-    def _encode(self, labels_HW: Tensor, file_name: str) -> list[dict[str, Any]]:
-        """The labels in COCO's stuff format, one entry for each class that occurs."""
-        entries = []
-        for label, rle in encode_label_map(labels_HW.cpu().numpy()).items():
-            if self._dataset_id is not None and label not in self._dataset_id:
-                raise ValueError(
-                    f"predicted class {label} of {file_name} has no id in dataset {self._name!r} "
-                    "(stuff_dataset_id_to_contiguous_id of its metadata)"
-                )
-            category = label if self._dataset_id is None else self._dataset_id[label]
-            entries.append({"file_name": file_name, "category_id": category, "segmentation": rle})
-        return entries
+class _Dataset(NamedTuple):
+    """What a worker must know about the dataset."""
+
+    name: str
+    num_classes: int
+    ignore_label: int | None
+    dataset_id: Mapping[int, int] | None  # contiguous id -> the dataset's own; None: the same
+    has_entries: bool  # results are to be written
+
+
+class _JudgedImage(NamedTuple):
+    pairs: NDArray[np.int64]  # (K + 1) * predicted + true class, of those that occur
+    counts: NDArray[np.int64]  # their pixels
+    entries: list[dict[str, Any]]  # the labels in COCO's stuff format, one entry for each class that occurs
+
+
+def _judge(dataset: _Dataset, file_name: str, label_file: str, labels_HW: NDArray[np.integer[Any]]) -> _JudgedImage:
+    """One picture, in a worker process."""
+    truth_HW = read_truth(
+        label_file, num_classes=dataset.num_classes, ignore_label=dataset.ignore_label, dataset_name=dataset.name
+    )
+    check_size(label_file, truth_HW.shape, labels_HW.shape, f"the prediction for {file_name}")
+    size = dataset.num_classes + 1
+    counts = np.bincount((labels_HW.astype(np.int64) * size + truth_HW).ravel(), minlength=size * size)
+    pairs = np.flatnonzero(counts)
+    return _JudgedImage(pairs, counts[pairs], _encode(dataset, file_name, labels_HW) if dataset.has_entries else [])
+
+
+def _encode(dataset: _Dataset, file_name: str, labels_HW: NDArray[np.integer[Any]]) -> list[dict[str, Any]]:
+    entries = []
+    for label, rle in encode_label_map(labels_HW).items():
+        if dataset.dataset_id is not None and label not in dataset.dataset_id:
+            raise ValueError(
+                f"predicted class {label} of {file_name} has no id in dataset {dataset.name!r} "
+                "(stuff_dataset_id_to_contiguous_id of its metadata)"
+            )
+        category = label if dataset.dataset_id is None else dataset.dataset_id[label]
+        entries.append({"file_name": file_name, "category_id": category, "segmentation": rle})
+    return entries
 
 
 def read_truth(path: str, *, num_classes: int, ignore_label: int | None, dataset_name: str) -> NDArray[Any]:

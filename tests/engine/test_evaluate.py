@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from mask2former.engine import Trainer, evaluate
 from tests.engine.tiny import tiny_config
@@ -38,6 +39,19 @@ def test_augmentation_of_one_copy_at_the_test_size_changes_nothing(tmp_path, tas
     assert len(results) == 2 * len(plain)
     for name in plain:
         assert results[f"{name}_TTA"] == pytest.approx(results[name], nan_ok=True)
+
+
+def test_batches_change_no_figure_and_not_the_order_of_results(tmp_path):
+    def run(batch_size):
+        torch.manual_seed(0)  # the same random weights
+        return evaluate(tiny_config(tmp_path / str(batch_size), TEST__IMS_PER_BATCH=batch_size))
+
+    single, batched = run(1), run(3)
+    for task, figures in single.items():
+        assert batched[task] == pytest.approx(figures, abs=0.05, nan_ok=True)  # rounding may turn a pixel over
+    for name, key in (("sem_seg_predictions", "file_name"), ("coco_instances_results", "image_id")):
+        one, three = (json.loads((tmp_path / n / "inference" / f"{name}.json").read_text()) for n in ("1", "3"))
+        assert list(dict.fromkeys(e[key] for e in one)) == list(dict.fromkeys(e[key] for e in three))
 
 
 def test_results_of_several_datasets_are_kept_apart(tmp_path):

@@ -91,9 +91,9 @@ def test_a_class_that_is_no_thing_is_named(gap_dataset, tmp_path):
 def test_masks_are_kept_as_run_lengths_only(gap_dataset):
     evaluator = InstanceSegEvaluator(gap_dataset)
     evaluator.process([{"image_id": "room"}], [{"instances": _found(1)}])
-    (kept,) = evaluator._predictions
-    assert not any(isinstance(value, torch.Tensor) for value in kept["instances"][0].values())
-    assert coco_mask.area(kept["instances"][0]["segmentation"]) == 36
+    ((kept,),) = evaluator._work.results()
+    assert not any(isinstance(value, torch.Tensor) for value in kept.values())
+    assert coco_mask.area(kept["segmentation"]) == 36
 
 
 def test_a_model_that_finds_nothing_gets_0_and_a_warning(gap_dataset, tmp_path, caplog):

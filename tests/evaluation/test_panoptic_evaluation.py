@@ -83,8 +83,8 @@ def test_results_are_left_in_the_format_of_coco(dataset, scenes, tmp_path):
 def test_pictures_are_kept_as_compressed_bytes(dataset, scenes):
     evaluator = PanopticEvaluator(dataset)
     evaluator.process([inputs_of(scenes[0])], [output_of(scenes[0])])
-    (kept,) = evaluator._predictions
-    assert isinstance(kept["png"], bytes) and len(kept["png"]) < scenes[0].ids.nbytes / 10
+    (kept,) = evaluator._work.results()
+    assert isinstance(kept.png, bytes) and len(kept.png) < scenes[0].ids.nbytes / 10
 
 
 def test_the_output_of_the_model_is_left_alone(dataset, scenes):

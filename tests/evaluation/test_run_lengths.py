@@ -7,7 +7,8 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from mask2former.evaluation.run_lengths import encode_label_map, encode_masks
+from mask2former.evaluation.run_lengths import encode_columns, encode_label_map, encode_masks, pack_columns
+from mask2former.modeling.postprocessing import RunLengthMasks
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.uint8])
@@ -36,3 +37,10 @@ def test_a_label_map_gives_one_mask_for_each_label_that_occurs(dtype):
     assert list(found) == [0, 3, 200]
     for label, rle in found.items():
         assert np.array_equal(coco_mask.decode(rle), labels == label)
+
+
+def test_run_lengths_of_the_model_stay_what_they_are():
+    masks = torch.zeros(2, 7, 5, dtype=torch.bool)
+    masks[1, 2:4, 3] = True
+    rles = encode_masks(masks)
+    assert encode_columns(pack_columns(RunLengthMasks(rles))) == rles == encode_masks(RunLengthMasks(rles))

@@ -126,8 +126,10 @@ def test_scores_and_labels_are_the_same_to_it(dataset, scenes):
     ],
 )
 def test_a_prediction_that_does_not_fit_is_named_with_its_image(dataset, scenes, prediction, message):
+    evaluator = SemanticEvaluator(dataset)
     with pytest.raises(ValueError, match=message) as error:
-        SemanticEvaluator(dataset).process([inputs_of(scenes[0])], [{"sem_seg": prediction}])
+        evaluator.process([inputs_of(scenes[0])], [{"sem_seg": prediction}])
+        evaluator.evaluate()
     assert scenes[0].name in str(error.value)
 
 

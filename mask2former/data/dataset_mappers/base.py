@@ -55,6 +55,15 @@ class ImageMapper:
         self.augmentations(augmented)
         return {**self.start_sample(record, image_HW3), "image": to_tensor(augmented.image)}
 
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the sample of a picture of (height, width) `size`, where nothing is random."""
+        shape_only = np.broadcast_to(np.uint8(0), (*size, 3))
+        for augmentation in self.augmentations.augs:
+            transform = augmentation.get_transform(shape_only)
+            if isinstance(transform, T.ResizeTransform):
+                shape_only = np.broadcast_to(np.uint8(0), (transform.new_h, transform.new_w, 3))
+        return shape_only.shape[0], shape_only.shape[1]
+
     def read_image(self, record: Record) -> NDArray[np.uint8]:
         """The picture; its size must be the one in the record, if there is one."""
         image_HW3 = read_image(record["file_name"], self.image_format)
