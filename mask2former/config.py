@@ -99,6 +99,7 @@ def _add_input_config(cfg: CfgNode) -> None:
     # new: False keeps a segment that the crop removed as an empty target, as the published models were trained;
     # True drops it together with its label. The LSJ instance mapper always drops.
     cfg.INPUT.DROP_EMPTY_MASKS = False
+    cfg.INPUT.REDUCED_DECODING = False  # new: True decodes JPEG files smaller where augmentation shrinks them (faster)
     # Video clips
     cfg.INPUT.SAMPLING_FRAME_NUM = 2  # frames of one training clip
     cfg.INPUT.SAMPLING_FRAME_RANGE = 20  # largest distance of a frame from the clip's reference frame

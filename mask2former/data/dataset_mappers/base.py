@@ -19,7 +19,8 @@ from torch import Tensor
 from mask2former.data.augmentation import IMAGE_PADDING, build_test_augmentations
 from mask2former.data.dataset_mappers.targets import FrameLabels, Record, Targets
 from mask2former.data.masks import is_visible
-from mask2former.data.reading import check_size, read_image
+from mask2former.data.reading import check_size, read_image, read_size
+from mask2former.data.undecoded_picture import UndecodedPicture
 
 #: What a record says about labels; a sample does not carry it on.
 _LABEL_KEYS = ("annotations", "sem_seg_file_name", "pan_seg_file_name")
@@ -53,7 +54,7 @@ class ImageMapper:
         image_HW3 = self.read_image(record)
         augmented = T.AugInput(image_HW3)
         self.augmentations(augmented)
-        return {**self.start_sample(record, image_HW3), "image": to_tensor(augmented.image)}
+        return {**self.start_sample(record, image_HW3.shape[:2]), "image": to_tensor(augmented.image)}
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the sample of a picture of (height, width) `size`, where nothing is random."""
@@ -67,15 +68,20 @@ class ImageMapper:
     def read_image(self, record: Record) -> NDArray[np.uint8]:
         """The picture; its size must be the one in the record, if there is one."""
         image_HW3 = read_image(record["file_name"], self.image_format)
-        if "height" in record and "width" in record:
-            check_size(record["file_name"], image_HW3.shape, (record["height"], record["width"]), "its annotation")
+        self.check_size(record, image_HW3.shape)
         return image_HW3
 
     @staticmethod
-    def start_sample(record: Record, image_HW3: NDArray[np.uint8]) -> Record:
+    def check_size(record: Record, size: tuple[int, ...]) -> None:
+        """Raises BrokenSampleError when a picture does not have the size of its record."""
+        if "height" in record and "width" in record:
+            check_size(record["file_name"], size, (record["height"], record["width"]), "its annotation")
+
+    @staticmethod
+    def start_sample(record: Record, size: tuple[int, int]) -> Record:
         """The record without label files, and with the stored size, to which results will be resized."""
         sample = {key: value for key, value in record.items() if key not in _LABEL_KEYS}
-        return {**sample, "height": image_HW3.shape[0], "width": image_HW3.shape[1]}
+        return {**sample, "height": size[0], "width": size[1]}
 
 
 class SegmentationMapper(ImageMapper, ABC):
@@ -94,6 +100,7 @@ class SegmentationMapper(ImageMapper, ABC):
         crop_ignore_label: int | None = None,
         drop_empty_masks: bool = False,
         has_fixed_size: bool = False,
+        reduced_decoding: bool = False,
     ) -> None:
         """
         Args:
@@ -104,6 +111,8 @@ class SegmentationMapper(ImageMapper, ABC):
             crop_ignore_label: crops look at classes, and this one does not count; None: no crop looks at classes.
             drop_empty_masks: leave out segments that a crop removed, instead of keeping them as empty targets.
             has_fixed_size: all samples have the same size, so batches need not be grouped by shape.
+            reduced_decoding: decode JPEG files at 1/2, 1/4 or 1/8 of their size where the augmentations shrink them as
+                much; pixels then differ a little from those of the whole picture shrunk.
         """
         super().__init__(augmentations=augmentations, image_format=image_format)
         self.is_train = is_train
@@ -113,6 +122,7 @@ class SegmentationMapper(ImageMapper, ABC):
         self.crop_ignore_label = crop_ignore_label
         self.drop_empty_masks = drop_empty_masks
         self.has_fixed_size = has_fixed_size
+        self.reduced_decoding = reduced_decoding
 
     @abstractmethod
     def read_labels(self, record: Record, size: tuple[int, int]) -> FrameLabels | None:
@@ -129,12 +139,23 @@ class SegmentationMapper(ImageMapper, ABC):
         """
         if not self.is_train:
             return super().__call__(record)
-        image_HW3 = self.read_image(record)
-        labels = self.read_labels(record, image_HW3.shape[:2])
-        augmented = T.AugInput(image_HW3, sem_seg=None if labels is None else labels.class_map_HW)
-        transforms = self.augmentations(augmented)
-        sample = self.start_sample(record, image_HW3)
-        sample["image"] = self._pad(to_tensor(augmented.image), IMAGE_PADDING)
+        if self.reduced_decoding:
+            size = read_size(record["file_name"])
+            self.check_size(record, size)
+            labels = self.read_labels(record, size)
+            class_map_HW = None if labels is None else labels.class_map_HW
+            augmented = UndecodedPicture(record["file_name"], self.image_format, size, class_map_HW)
+            transforms = self.augmentations(augmented)
+            image_hw3 = augmented.decoded()
+        else:
+            image_HW3 = self.read_image(record)
+            size = image_HW3.shape[:2]
+            labels = self.read_labels(record, size)
+            augmented = T.AugInput(image_HW3, sem_seg=None if labels is None else labels.class_map_HW)
+            transforms = self.augmentations(augmented)
+            image_hw3 = augmented.image
+        sample = self.start_sample(record, size)
+        sample["image"] = self._pad(to_tensor(image_hw3), IMAGE_PADDING)
         if labels is None:
             return sample
         if "sem_seg_file_name" in record and augmented.sem_seg is not None:

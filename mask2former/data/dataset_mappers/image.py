@@ -44,6 +44,7 @@ def _common_settings(cfg: CfgNode) -> dict[str, Any]:
         "image_format": cfg.INPUT.FORMAT,
         "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         "drop_empty_masks": cfg.INPUT.DROP_EMPTY_MASKS,
+        "reduced_decoding": cfg.INPUT.REDUCED_DECODING,
     }
 
 
