@@ -7,6 +7,7 @@ from mask2former.evaluation.instance_evaluation import InstanceSegEvaluator
 from mask2former.evaluation.panoptic_evaluation import PanopticEvaluator
 from mask2former.evaluation.report import report_results
 from mask2former.evaluation.semantic_evaluation import SemanticEvaluator
+from mask2former.evaluation.youtube_vis_evaluation import YTVISEvaluator
 
 __all__ = [
     "CityscapesInstanceEvaluator",
@@ -14,6 +15,7 @@ __all__ = [
     "InstanceSegEvaluator",
     "PanopticEvaluator",
     "SemanticEvaluator",
+    "YTVISEvaluator",
     "average_precision",
     "build_evaluator",
     "report_results",

@@ -14,6 +14,7 @@ from mask2former.evaluation.cityscapes_evaluation import CityscapesInstanceEvalu
 from mask2former.evaluation.instance_evaluation import InstanceSegEvaluator
 from mask2former.evaluation.panoptic_evaluation import PanopticEvaluator
 from mask2former.evaluation.semantic_evaluation import SemanticEvaluator
+from mask2former.evaluation.youtube_vis_evaluation import YTVISEvaluator
 
 __all__ = ["build_evaluator"]
 
@@ -45,6 +46,10 @@ def _cityscapes_semantic(_: CfgNode, name: str, __: str) -> DatasetEvaluator:
 
 def _cityscapes_instance(_: CfgNode, name: str, __: str) -> DatasetEvaluator:
     return CityscapesInstanceEvaluator(name)
+
+
+def _youtube_vis(_: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    return YTVISEvaluator(name, folder)
 
 
 def _lvis(_: CfgNode, name: str, folder: str) -> DatasetEvaluator:
@@ -80,6 +85,7 @@ _EVALUATORS: Mapping[str, tuple[_Part, ...]] = {
         _Part(_cityscapes_instance, "INSTANCE_ON"),
     ),
     "lvis": (_Part(_lvis),),
+    "ytvis": (_Part(_youtube_vis),),
 }
 
 
