@@ -65,17 +65,33 @@ class WindowAttention(nn.Module):
         """
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)  # (B * V, n, S, d)
+        attend = self._attend_with_gradients if torch.is_grad_enabled() else self._attend
+        mixed = attend(query, key, value, region_logits_VSS).transpose(1, 2).flatten(2)
+        return self.proj_drop(self.proj(mixed))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, region_logits_VSS: Tensor | None) -> Tensor:
+        """Fused attention; the kernels of CPUs take what is added to the logits only where it needs no gradient."""
+        logits = self._position_logits().unsqueeze(0)
+        if region_logits_VSS is not None:
+            logits = (logits + region_logits_VSS.unsqueeze(1)).repeat(len(query) // len(region_logits_VSS), 1, 1, 1)
+        dropout = self.attention_dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=logits.to(query.dtype), dropout_p=dropout, scale=self.logit_scale
+        )
+
+    def _attend_with_gradients(
+        self, query: Tensor, key: Tensor, value: Tensor, region_logits_VSS: Tensor | None
+    ) -> Tensor:
         logits = (query * self.logit_scale) @ key.transpose(-2, -1) + self._position_logits()
         if region_logits_VSS is not None:
             per_image = logits.unflatten(0, (-1, len(region_logits_VSS)))
             logits = (per_image + region_logits_VSS[:, None]).flatten(0, 1)
         weights = F.dropout(logits.softmax(dim=-1), self.attention_dropout, self.training)
-        mixed = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)
-        return self.proj_drop(self.proj(mixed))
+        return weights.to(value.dtype) @ value
 
     def _position_logits(self) -> Tensor:
         """Bias of every head for every pair of tokens of a window, (n, S, S)."""
-        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
 
 
 def split_into_windows(x_BhwC: Tensor, window_size: int) -> Tensor:

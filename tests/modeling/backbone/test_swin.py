@@ -67,6 +67,21 @@ def test_pictures_of_a_batch_do_not_mix() -> None:
         torch.testing.assert_close(together[name][1:], alone[name])
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_fused_attention_without_gradients_gives_the_same_maps(batch: int) -> None:
+    backbone = make_backbone().double().eval()
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("relative_position_bias_table"):
+            torch.nn.init.normal_(parameter)
+    images = torch.randn(batch, 3, 50, 70, dtype=torch.float64)
+    expected = backbone(images)
+    with torch.no_grad():
+        found = backbone(images)
+    for name, output in expected.items():
+        assert output.requires_grad
+        torch.testing.assert_close(found[name], output)
+
+
 def test_sizes_do_not_depend_on_earlier_calls() -> None:
     backbone = make_backbone().eval()
     image = torch.randn(1, 3, 48, 64)
@@ -143,10 +158,11 @@ def test_a_given_logit_scale_replaces_the_default_and_zero_means_default() -> No
 def test_autocast_stays_close_to_float32() -> None:
     backbone, image = make_backbone().eval(), torch.randn(1, 3, 64, 64)
     exact = backbone(image)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = backbone(image)
-    for name, output in exact.items():
-        torch.testing.assert_close(rounded[name].float(), output, atol=0.1, rtol=0.1)
+    for gradients in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(gradients):
+            rounded = backbone(image)
+        for name, output in exact.items():
+            torch.testing.assert_close(rounded[name].float(), output, atol=0.1, rtol=0.1)
 
 
 def test_the_index_buffer_is_saved_and_the_shift_mask_is_not() -> None:
