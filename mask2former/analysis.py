@@ -44,6 +44,9 @@ _ELEMENTWISE = {
     _aten.native_batch_norm: ("norm", 2),
     _aten.cudnn_batch_norm: ("norm", 2),
 }
+#: oneDNN's fused operators (torch registers them only where it was built with oneDNN, hence texts): a product of this
+#: name in the table, then perhaps a sum and ReLU, which are not counted.
+_FUSED = {"mkldnn._convolution_pointwise": "convolution", "mkldnn._linear_pointwise": "matrix product"}
 
 
 class Costs:
@@ -137,6 +140,11 @@ class _Counting(TorchDispatchMode):
             self.costs.flops[place, name] += flop_registry[packet](*args, **(kwargs or {}), out_val=result) // 2
             if name != "deformable attention":  # the plain version has no single result, and tables must not differ
                 self.costs.activations[place, name] += _first(result).numel()
+        elif str(packet) in _FUSED:
+            name, count = _FUSED[str(packet)], _first(result).numel()
+            weight = args[2] if operator._overloadname == "binary" else args[1]  # after the addend, if there is one
+            self.costs.flops[place, name] += count * weight[0].numel()
+            self.costs.activations[place, name] += count
         elif packet in _ELEMENTWISE:
             name, factor = _ELEMENTWISE[packet]
             self.costs.flops[place, name] += factor * _first(result).numel()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock
 from torch import Tensor, nn
 
 from mask2former.analysis import count_costs, inputs_to_count
+from mask2former.modeling.inference_layers import use_inference_layers
 from mask2former.modeling.pixel_decoder.ops import MSDeformAttn
 from tests.tiny_model import tiny_config, tiny_model
 
@@ -23,6 +27,12 @@ class Layers(nn.Module):
         return F.scaled_dot_product_attention(*[self.linear(tokens)[None]] * 3)
 
 
+def tiny_resnet() -> nn.Module:
+    """A stem, a residual block with shortcut and a linear map."""
+    block = BottleneckBlock(8, 16, bottleneck_channels=4, norm="FrozenBN")
+    return nn.Sequential(BasicStem(3, 8, norm="FrozenBN"), block, nn.Flatten(2), nn.Linear(64, 5)).eval()
+
+
 def test_known_layers_are_counted_as_by_hand() -> None:
     costs = count_costs(Layers(), [{"image": torch.zeros(3, 4, 6)}])
     assert costs.flops["conv", "convolution"] == 4 * 6 * 8 * 3 * 9
@@ -31,6 +41,17 @@ def test_known_layers_are_counted_as_by_hand() -> None:
     assert costs.total_flops - costs.flops_by_part()["conv"] == 24 * 8 * 5 + 2 * 24 * 24 * 5
     assert costs.activations["conv", "convolution"] == 4 * 6 * 8
     assert costs.activations["linear", "matrix product"] == 24 * 5
+
+
+def test_layers_that_are_fused_without_gradients_are_counted_as_plain_ones() -> None:
+    torch.manual_seed(0)
+    plain = tiny_resnet()
+    fused = copy.deepcopy(plain)
+    use_inference_layers(fused)
+    counts = [count_costs(network, torch.zeros(1, 3, 32, 32)) for network in (plain, fused)]
+    for operator in ("convolution", "matrix product"):
+        assert counts[0].flops_by_operator()[operator] == counts[1].flops_by_operator()[operator] > 0
+        assert counts[0].activations_by_operator()[operator] == counts[1].activations_by_operator()[operator] > 0
 
 
 def test_reads_of_deformable_attention_are_counted() -> None:

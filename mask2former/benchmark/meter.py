@@ -122,7 +122,11 @@ class OwnProcess:
         try:
             answer = self._connection.recv()
         except EOFError as error:
-            raise ChildProcessError("the process of a side was killed, probably because memory ran out") from error
+            self._process.join()
+            raise ChildProcessError(
+                f"the process of a side ended with exit code {self._process.exitcode}; -9 and -15 mean that it was "
+                "killed, perhaps because memory ran out"
+            ) from error
         if isinstance(answer, Exception):
             self._connection.close()
             raise answer

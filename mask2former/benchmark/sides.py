@@ -55,8 +55,7 @@ def prepared_config(cfg: CfgNode, workload: Workload) -> CfgNode:
     cfg = on_available_device(cfg).clone()
     cfg.defrost()
     cfg.INPUT.MIN_SIZE_TEST = 0
-    if not workload.training and workload.precision != "fp32":
-        cfg.merge_from_list(["MODEL.MASK_FORMER.TEST.PRECISION", workload.precision])
+    cfg.MODEL.MASK_FORMER.TEST.PRECISION = workload.precision  # training takes it from `autocast`
     cfg.freeze()
     return cfg
 
@@ -106,4 +105,5 @@ def padded(images: Tensor) -> Tensor:
 
 
 def autocast(device: torch.device, workload: Workload) -> torch.autocast:
+    """Computes in the precision of the workload, as our trainer does, and as transformers' does."""
     return torch.autocast(device.type, DTYPES[workload.precision], enabled=workload.precision != "fp32")

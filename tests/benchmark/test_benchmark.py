@@ -63,6 +63,24 @@ def test_both_sides_compute_the_same_logits(inference):
     assert max(inference.deviation.values()) < 1e-4
 
 
+def test_both_sides_compute_in_the_precision_asked_for(inference):
+    pytest.importorskip("transformers", reason="extra 'hf' is not installed")
+    cfg = tiny_config("DATASETS.TEST", ())
+    for is_training in (False, True):
+        workload = Workload((64, 80), training=is_training, num_targets=3, precision="bf16")
+        report = benchmark(cfg, workload, repeats=1, own_processes=False)
+        assert set(report.sides) == {"ours", "transformers"}
+        assert max(report.deviation.values()) < 0.2
+        if not is_training:
+            assert report.deviation["mask logits"] > 100 * inference.deviation["mask logits"]
+
+
+def test_half_precision_that_needs_a_gpu_is_refused_without_one():
+    for is_training in (False, True):
+        with pytest.raises(ValueError, match="fp16"):
+            benchmark(tiny_config(), Workload((64, 80), training=is_training, precision="fp16"), own_processes=False)
+
+
 def test_both_sides_compute_the_same_losses_up_to_their_random_points(training):
     assert training.why_alone == ""
     assert training.deviation["loss"] < 0.05
