@@ -221,11 +221,8 @@ setup(
     ext_modules=[
         Extension(
             f"{OPS.replace('/', '.')}._C",
-            [f"{OPS}/src/ms_deform_attn.cpp", "mask2former/modeling/src/point_losses.cpp"],
-            depends=[
-                *(f"{OPS}/src/{name}" for name in ("arguments.h", "cpu_kernels.h")),
-                "mask2former/modeling/src/point_losses_kernels.h",
-            ],
+            [f"{OPS}/src/{name}" for name in ("ms_deform_attn.cpp", "point_losses.cpp")],
+            depends=[f"{OPS}/src/{name}" for name in ("arguments.h", "cpu_kernels.h", "point_losses_kernels.h")],
         ),
         Extension(
             f"{OPS.replace('/', '.')}._C_cuda",

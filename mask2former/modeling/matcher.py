@@ -19,10 +19,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from .masks import MaskLogits, Predictions
-from .point_sampling import PointSource, sample_masks, uniform_points
+from .point_sampling import PointSource, runs_cpp, sample_masks, uniform_points
 from .targets import Target
 
-__all__ = ["HungarianMatcher", "Matching", "assign", "dice_costs", "mask_costs"]
+__all__ = ["HungarianMatcher", "Matching", "assign", "pair_costs"]
 
 
 class Matching(NamedTuple):
@@ -42,20 +42,27 @@ class Matching(NamedTuple):
     all_finite: bool
 
 
-def mask_costs(logits: Tensor, targets_NP: Tensor) -> Tensor:
-    """Mean binary cross-entropy over the points of every (row, target): logits (..., P), targets in [0, 1] -> (..., N).
+def pair_costs(logits: Tensor, targets_NP: Tensor) -> tuple[Tensor, Tensor]:
+    """Mask and dice cost of every (row, target): logits (..., P), targets in [0, 1] -> two tensors (..., N).
 
-    t * softplus(-x) + (1 - t) * softplus(x) = softplus(x) - x * t, so that one matrix product serves all pairs.
+    The first is the mean binary cross-entropy over the points, t * softplus(-x) + (1 - t) * softplus(x), which is
+    softplus(x) - x * t: one matrix product serves all pairs. The second is 1 - dice coefficient, with 1 added
+    above and below.
     """
-    num_points = targets_NP.shape[1]
-    return F.softplus(logits).mean(dim=-1, keepdim=True) - logits @ targets_NP.T / num_points
+    probabilities, softplus_sum, probability_sum = _activated(logits)
+    mask_costs = (softplus_sum.unsqueeze(-1) - logits @ targets_NP.T) / targets_NP.shape[1]
+    overlap = 2 * (probabilities @ targets_NP.T) + 1
+    dice_costs = 1 - overlap / (probability_sum.unsqueeze(-1) + targets_NP.sum(dim=1) + 1)
+    return mask_costs, dice_costs
 
 
-def dice_costs(logits: Tensor, targets_NP: Tensor) -> Tensor:
-    """1 - dice coefficient, 1 added above and below, of every (row, target): logits (..., P) -> (..., N) in [0, 1]."""
+def _activated(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities (..., P) and, summed over the points, softplus and probabilities."""
+    if logits.dtype == torch.float32 and runs_cpp(logits):
+        activated: tuple[Tensor, Tensor, Tensor] = torch.ops.mask2former_cpp.activate_logits(logits)
+        return activated
     probabilities = logits.sigmoid()
-    overlap = 2 * probabilities @ targets_NP.T + 1
-    return 1 - overlap / (probabilities.sum(dim=-1, keepdim=True) + targets_NP.sum(dim=1) + 1)
+    return probabilities, F.softplus(logits).sum(dim=-1), probabilities.sum(dim=-1)
 
 
 def assign(cost_QN: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -141,8 +148,5 @@ class HungarianMatcher(nn.Module):
         sampled_NP = sample_masks(target.masks.flatten(0, 1), points_1P2[0]).view(-1, logits_LQP.shape[-1])
 
         class_cost_LQN = -class_logits_LQK.softmax(dim=-1)[..., target.labels]
-        return (
-            self.class_weight * class_cost_LQN
-            + self.mask_weight * mask_costs(logits_LQP, sampled_NP)
-            + self.dice_weight * dice_costs(logits_LQP, sampled_NP)
-        )
+        mask_cost_LQN, dice_cost_LQN = pair_costs(logits_LQP, sampled_NP)
+        return self.class_weight * class_cost_LQN + self.mask_weight * mask_cost_LQN + self.dice_weight * dice_cost_LQN

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cpu_library import has_cpp_losses
-from .point_sampling import PointSource, sample_logits
+from .point_sampling import PointSource, runs_cpp, sample_logits
 
 __all__ = ["ClipPoints", "draw_clip_points", "paired_dice_losses", "paired_mask_losses", "point_losses"]
 
@@ -83,7 +82,7 @@ def point_losses(maps_Mhw: Tensor, at: ClipPoints, values_NP: Tensor, target_M: 
         (2, M): `paired_mask_losses` and `paired_dice_losses` at the U candidates whose logits are closest to zero and
         at all points that are no candidates.
     """
-    if not (has_cpp_losses(maps_Mhw.device) and maps_Mhw.dtype == torch.float32):
+    if not (maps_Mhw.dtype == torch.float32 and runs_cpp(maps_Mhw)):
         return point_losses_reference(maps_Mhw, at, values_NP, target_M)
     losses_2M: Tensor = _PointLosses.apply(maps_Mhw, at, values_NP, target_M)
     return losses_2M

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cpu_library import has_cpp_losses
+from .pixel_decoder.ops.backends import chosen_backend
 
-__all__ = ["PointSource", "sample_logits", "sample_masks", "uniform_points"]
+__all__ = ["PointSource", "runs_cpp", "sample_logits", "sample_masks", "uniform_points"]
 
 #: `(num_maps, num_points, device) -> (num_maps, num_points, 2)` float32 in [0, 1]^2. Whatever draws points takes one of
 #: these, so that a comparison can fix them.
@@ -26,6 +26,11 @@ PointSource = Callable[[int, int, torch.device], Tensor]
 def uniform_points(num_maps: int, num_points: int, device: torch.device) -> Tensor:
     """Independent uniform points from torch's global generator of the device."""
     return torch.rand(num_maps, num_points, 2, device=device)
+
+
+def runs_cpp(tensor: Tensor) -> bool:
+    """Whether C++ kernels are for this tensor: on the CPU, where deformable attention runs on those of its library."""
+    return tensor.device.type == "cpu" and chosen_backend("cpu") == "cpp"
 
 
 def sample_masks(masks_NHW: Tensor, points_P2: Tensor) -> Tensor:
@@ -41,7 +46,7 @@ def sample_masks(masks_NHW: Tensor, points_P2: Tensor) -> Tensor:
     Returns:
         (N, P) float32; in [0, 1] for bool masks, fractional near the border of the mask and of the frame.
     """
-    if masks_NHW.dtype == torch.bool and has_cpp_losses(masks_NHW.device):
+    if masks_NHW.dtype == torch.bool and runs_cpp(masks_NHW):
         sampled_NP: Tensor = torch.ops.mask2former_cpp.sample_masks(masks_NHW, points_P2)
         return sampled_NP
     height, width = masks_NHW.shape[-2:]

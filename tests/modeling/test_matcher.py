@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mask2former.modeling import matcher
 from mask2former.modeling.masks import MaskLogits, Predictions
-from mask2former.modeling.matcher import HungarianMatcher, Matching, assign, dice_costs, mask_costs
-from mask2former.modeling.point_sampling import sample_logits
+from mask2former.modeling.matcher import HungarianMatcher, Matching, assign, pair_costs
+from mask2former.modeling.point_sampling import runs_cpp, sample_logits
 from mask2former.modeling.targets import Target
 from tests.golden import golden, random_normal
 from tests.modeling.fixed_points import fixed_points
@@ -46,11 +47,16 @@ def _pairs(matching: Matching, clip: int, layer: int) -> list[tuple[int, int]]:
     return list(zip(matching.query[chosen].tolist(), matching.target[chosen].tolist(), strict=True))
 
 
-def test_costs_equal_the_original() -> None:
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_costs_equal_the_original(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if backend == "cpp" and not runs_cpp(torch.empty(0)):
+        pytest.skip("the C++ library is not built")
+    monkeypatch.setattr(matcher, "runs_cpp", lambda tensor: backend == "cpp")
     expected = golden()["operators"]["losses"]
     logits, targets = 3 * random_normal(51, 4, 20), (random_normal(52, 3, 20) > 0).float()
-    torch.testing.assert_close(mask_costs(logits, targets), torch.tensor(expected["cost_mask"]))
-    torch.testing.assert_close(dice_costs(logits, targets), torch.tensor(expected["cost_dice"]))
+    mask_costs, dice_costs = pair_costs(logits, targets)
+    torch.testing.assert_close(mask_costs, torch.tensor(expected["cost_mask"]))
+    torch.testing.assert_close(dice_costs, torch.tensor(expected["cost_dice"]))
 
 
 @pytest.mark.parametrize("num_frames", [1, 3])

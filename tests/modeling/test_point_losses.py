@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mask2former.modeling.cpu_library import has_cpp_losses
 from mask2former.modeling.point_losses import (
     ClipPoints,
     chosen_points,
@@ -15,14 +14,14 @@ from mask2former.modeling.point_losses import (
     point_losses,
     point_losses_reference,
 )
-from mask2former.modeling.point_sampling import uniform_points
+from mask2former.modeling.point_sampling import runs_cpp, uniform_points
 from tests.golden import golden, random_normal
 from tests.modeling.fixed_points import fixed_points
 
 CPU = torch.device("cpu")
 NUM_POINTS = 40
 
-needs_cpp = pytest.mark.skipif(not has_cpp_losses(CPU), reason="the C++ library is not built")
+needs_cpp = pytest.mark.skipif(not runs_cpp(torch.empty(0)), reason="the C++ library is not built")
 
 
 def _points(num_points: int = NUM_POINTS, oversample_ratio: float = 3.0, share: float = 0.75) -> ClipPoints:

@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mask2former.modeling import point_sampling
-from mask2former.modeling.cpu_library import has_cpp_losses
-from mask2former.modeling.point_sampling import sample_logits, sample_masks, uniform_points
+from mask2former.modeling.point_sampling import runs_cpp, sample_logits, sample_masks, uniform_points
 from tests.golden import golden, random_normal
 
 CPU = torch.device("cpu")
@@ -30,9 +29,9 @@ def _points(num_maps: int, num_points: int) -> Tensor:
 def test_gathering_masks_equals_grid_sampling(
     dtype: torch.dtype, size: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if backend == "cpp" and not has_cpp_losses(CPU):
+    if backend == "cpp" and not runs_cpp(torch.empty(0)):
         pytest.skip("the C++ library is not built")
-    monkeypatch.setattr(point_sampling, "has_cpp_losses", lambda device: backend == "cpp")
+    monkeypatch.setattr(point_sampling, "runs_cpp", lambda tensor: backend == "cpp")
     masks = (torch.rand(3, *size, generator=torch.Generator().manual_seed(1)) > 0.5).to(dtype)
     points = _points(1, 50)
     expected = _grid_sampled(masks, points.expand(3, -1, -1))

@@ -98,6 +98,21 @@ M2F_TARGET inline Sums add_up(const float* logits, const float* targets, int64_t
   return {entropy, probability, target, overlap};
 }
 
+// The sums of softplus and of the probabilities over the points of one row of logits; writes the probabilities.
+M2F_TARGET inline Sums activate(const float* logits, int64_t count, float* probabilities) {
+  float softplus = 0, probability = 0;
+#pragma omp simd reduction(+ : softplus, probability)
+  for (int64_t j = 0; j < count; ++j) {
+    const float x = logits[j];
+    const float small = exp_of_negative(x < 0 ? -x : x);
+    const float p = (x < 0 ? small : 1.0f) / (1.0f + small);
+    softplus += (x < 0 ? 0.0f : x) + log_of_one_plus(small);
+    probability += p;
+    probabilities[j] = p;
+  }
+  return {softplus, probability, 0, 0};
+}
+
 // Gradient of `entropy_factor` * cross-entropy sum + `dice_factor` * dice loss with respect to each logit.
 M2F_TARGET inline void gradients(
     const float* probabilities, const float* targets, int64_t count, const Sums& sums, float entropy_factor,

@@ -1,5 +1,5 @@
 // Mask losses at uncertain points on the CPU (Mask2Former, arXiv:2112.01527, Sec. 3.3): one map after the other, whose
-// intermediate results never leave the cache. mask2former/modeling/point_losses.py is the definition.
+// intermediate results never leave the cache. modeling/point_losses.py and modeling/matcher.py are the definition.
 //
 // M maps, (h, w) cells of a map, N masks, (H, W) pixels of a mask, P points, C of them candidates, U chosen of these.
 
@@ -64,11 +64,13 @@ struct Loops {
   decltype(&points_baseline::read_chosen) read_chosen;
   decltype(&points_baseline::gather) gather;
   decltype(&points_baseline::add_up) add_up;
+  decltype(&points_baseline::activate) activate;
   decltype(&points_baseline::gradients) gradients;
 };
 
-#define M2F_LOOPS(VARIANT) \
-  Loops{&VARIANT::read_points, &VARIANT::read_chosen, &VARIANT::gather, &VARIANT::add_up, &VARIANT::gradients}
+#define M2F_LOOPS(VARIANT)                                               \
+  Loops{&VARIANT::read_points, &VARIANT::read_chosen, &VARIANT::gather, \
+        &VARIANT::add_up, &VARIANT::activate, &VARIANT::gradients}
 
 const Loops& loops() {
   static const Loops chosen = [] {
@@ -339,6 +341,28 @@ at::Tensor sample_masks(const at::Tensor& masks, const at::Tensor& points) {
   return sampled;
 }
 
+// What costs are made of: the probabilities of logits (..., P) and, over P, the sums of softplus and probabilities.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> activate_logits(const at::Tensor& logits) {
+  check("logits", logits, logits.dim(), at::kFloat);
+  TORCH_CHECK(logits.dim() > 0, "logits must have points");
+  const auto dense = logits.contiguous();
+  const int64_t points = dense.size(-1);
+  const auto shape = dense.sizes().slice(0, dense.dim() - 1);
+  auto probabilities = at::empty_like(dense);
+  auto softplus = at::empty(shape, dense.options()), sums = at::empty(shape, dense.options());
+  const float* from = dense.const_data_ptr<float>();
+  auto *to = probabilities.mutable_data_ptr<float>(), *softplus_sum = softplus.mutable_data_ptr<float>();
+  auto* probability_sum = sums.mutable_data_ptr<float>();
+  at::parallel_for(0, softplus.numel(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const Sums of_row = loops().activate(from + row * points, points, to + row * points);
+      softplus_sum[row] = of_row.entropy;
+      probability_sum[row] = of_row.probability;
+    }
+  });
+  return {probabilities, softplus, sums};
+}
+
 }  // namespace
 }  // namespace mask2former
 
@@ -350,10 +374,12 @@ TORCH_LIBRARY_FRAGMENT(mask2former_cpp, library) {
       "point_losses_backward(Tensor grad_losses, Tensor maps, Tensor points, Tensor values, Tensor target,"
       " Tensor chosen, int candidates) -> Tensor");
   library.def("sample_masks(Tensor masks, Tensor points) -> Tensor");
+  library.def("activate_logits(Tensor logits) -> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(mask2former_cpp, CPU, library) {
   library.impl("point_losses", &mask2former::point_losses);
   library.impl("point_losses_backward", &mask2former::point_losses_backward);
   library.impl("sample_masks", &mask2former::sample_masks);
+  library.impl("activate_logits", &mask2former::activate_logits);
 }
