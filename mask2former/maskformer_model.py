@@ -21,7 +21,14 @@ from .modeling.inference_precision import inference_dtype
 from .modeling.masks import MaskLogits
 from .modeling.matcher import HungarianMatcher
 from .modeling.meta_arch.mask_former_head import MaskFormerHead
-from .modeling.postprocessing import INSTANCE_OUTPUTS, SEMANTIC_RESULTS, MaskSizes, ResultSettings, image_results
+from .modeling.postprocessing import (
+    INSTANCE_OUTPUTS,
+    SEMANTIC_RESULTS,
+    MaskSizes,
+    ResultSettings,
+    image_results,
+    video_inference,
+)
 from .modeling.targets import ground_truth, make_target
 
 __all__ = ["ImagePrediction", "MaskFormer", "MaskSizes"]
@@ -30,10 +37,10 @@ Sample = dict[str, Any]
 
 
 class ImagePrediction(NamedTuple):
-    """What the network says about one image, before the rules of the tasks make results of it."""
+    """What the network says about one image or clip, before the rules of the tasks make results of it."""
 
     class_logits: Tensor  # (Q, K + 1) float32, last class = "no object"
-    masks: MaskLogits  # float32; one clip of one frame, embeddings (1, Q, C)
+    masks: MaskLogits  # float32; one clip, of an image one frame, embeddings (1, Q, C)
     sizes: MaskSizes
 
     def mask_logits(self, queries: Tensor) -> Tensor:
@@ -72,6 +79,7 @@ class MaskFormer(nn.Module):
         instance_output: str,
         memory_budget_mb: int,
         inference_dtype: torch.dtype | None = None,
+        is_video: bool = False,
     ) -> None:
         """Args:
         backbone: images (N, 3, H, W) -> maps by name.
@@ -91,6 +99,7 @@ class MaskFormer(nn.Module):
         instance_output: what the masks of instances are, one of `INSTANCE_OUTPUTS`.
         memory_budget_mb: MiB that inference may take for its blocks of rows, beside the network and the results.
         inference_dtype: of autocast while the network runs in inference; None leaves that to the caller.
+        is_video: inference takes one clip and gives its instances instead of the results of images.
         """
         super().__init__()
         for key, value, allowed in (
@@ -102,7 +111,7 @@ class MaskFormer(nn.Module):
         if memory_budget_mb <= 0:
             raise ValueError(f"MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB must be above 0, got {memory_budget_mb}")
         resize_first = sem_seg_postprocess_before_inference or instance_on or panoptic_on
-        if not (semantic_on or resize_first):
+        if not (semantic_on or resize_first or is_video):
             raise ValueError(
                 "nothing to infer: MODEL.MASK_FORMER.TEST.SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON are all False "
                 "(allowed only with SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE True)"
@@ -130,6 +139,7 @@ class MaskFormer(nn.Module):
         self.instance_output = instance_output
         self.memory_budget_mb = memory_budget_mb
         self.inference_dtype = inference_dtype
+        self.is_video = is_video
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -176,7 +186,7 @@ class MaskFormer(nn.Module):
 
     def forward(
         self, batched_inputs: Sequence[Sample], normalizer: LossNormalizer | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+    ) -> dict[str, Any] | list[dict[str, Any]]:
         """Losses while training, else results.
 
         Args:
@@ -191,22 +201,30 @@ class MaskFormer(nn.Module):
             `modeling.postprocessing`. With MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT "labels" `sem_seg` is a map
             (height, width) and `sem_seg_confidence` comes with it; with "probabilities" `sem_seg_entropy` does. With
             MODEL.MASK_FORMER.TEST.INSTANCE_OUTPUT "run_lengths" the masks of instances are `RunLengthMasks`.
+            A model of videos takes one clip and gives the dict of `video_inference`.
         """
         if self.training:
             images, num_frames = self._images(batched_inputs)
             return self._losses(batched_inputs, images, num_frames, normalizer)
+        if self.is_video and len(batched_inputs) != 1:
+            raise ValueError(f"videos are segmented one at a time, got a batch of {len(batched_inputs)}")
         predictions = self.predict(batched_inputs)
         with torch.amp.autocast(device_type=self.device.type, enabled=False):
+            if self.is_video:
+                return video_inference(*predictions[0])
             return [self.inference(*prediction) for prediction in predictions]
 
     def predict(self, batched_inputs: Sequence[Sample]) -> list[ImagePrediction]:
-        """The last layer's predictions for each image; input as for `forward` in evaluation."""
+        """The last layer's predictions for each image or clip; input as for `forward` in evaluation."""
         images, num_frames = self._images(batched_inputs)
-        if num_frames > 1:
-            raise ValueError(f"inference takes single images, got clips of {num_frames} frames")
+        if num_frames > 1 and not self.is_video:
+            raise ValueError(
+                f"inference takes single images, got clips of {num_frames} frames; models of videos have "
+                "MODEL.META_ARCHITECTURE VideoMaskFormer"
+            )
         with self._inference_autocast():
             pixels = images.tensor.contiguous(memory_format=self._memory_format())
-            class_logits_LBQK, masks = self.sem_seg_head.predict(self.backbone(pixels))
+            class_logits_LBQK, masks = self.sem_seg_head.predict(self.backbone(pixels), num_frames=num_frames)
         predictions = []
         for index, sample in enumerate(batched_inputs):
             image_size = _size(_frames(sample)[0])
@@ -299,6 +317,16 @@ class MaskFormer(nn.Module):
         features = self.backbone(images.tensor)
         predictions = self.sem_seg_head.predict(features, num_frames=num_frames, all_layers=self.deep_supervision)
         return self.criterion(predictions, targets, normalizer)
+
+
+@META_ARCH_REGISTRY.register()
+def VideoMaskFormer(cfg: CfgNode) -> MaskFormer:
+    """The published name of the model of videos (arXiv:2112.10764): the same, with another rule of inference.
+
+    What tells the frames of a clip apart is the decoder's choice of positions
+    (MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME).
+    """
+    return MaskFormer(cfg, is_video=True)
 
 
 def _frames(sample: Sample) -> Sequence[Tensor]:

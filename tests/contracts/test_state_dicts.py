@@ -23,8 +23,7 @@ ARCHITECTURES = published_state_dicts()["architectures"]
 def _settings(name: str) -> tuple[str, list[Any]]:
     """The file, and what to change in it."""
     if not name.startswith("modified:"):
-        # A model for clips has the tensors of the one for images.
-        return name, ["MODEL.META_ARCHITECTURE", "MaskFormer"] if name.startswith("youtubevis") else []
+        return name, []
     note = re.search(r"overrides applied to (?P<file>\S+): (?P<overrides>\[.*\])$", RECORDED[name]["note"])
     assert note is not None, f"the note of {name} does not say how it was made"
     return note["file"], json.loads(note["overrides"])

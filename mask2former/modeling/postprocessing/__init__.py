@@ -11,6 +11,7 @@ from .panoptic import panoptic_candidates, panoptic_inference
 from .resizing import MaskSizes, resized_to_output
 from .run_lengths import RunLengthMasks
 from .semantic import SEMANTIC_RESULTS, semantic_inference
+from .video import video_inference
 
 __all__ = [
     "INSTANCE_OUTPUTS",
@@ -27,4 +28,5 @@ __all__ = [
     "resized_to_output",
     "semantic_inference",
     "tight_boxes",
+    "video_inference",
 ]
