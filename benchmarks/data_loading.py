@@ -6,6 +6,11 @@
 Pictures and labels are generated: 640x480 JPEG files with 15 objects on 6 bands of stuff, as COCO's are on average.
 Each mapper runs with a published configuration that names it. Figures are medians over the repetitions with their
 range; mappers and numbers of workers take turns. "MiB" is what one sample weighs on its way from a worker.
+
+    benchmarks/data_loading.py --epochs 8 --copies 4000 --workers 2
+
+tells instead how much memory the main process and its workers hold after each epoch (pages that they share count once),
+of a data set in which every record occurs 4000 times.
 """
 
 from __future__ import annotations
@@ -13,6 +18,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import multiprocessing
+import os
 import pickle
 import sys
 import tempfile
@@ -49,13 +56,17 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="scenes") as folder:
         size = (args.size[0], args.size[1])
         records = write_records(Path(folder), NUM_PICTURES, size, args.objects, num_classes=80, rle=args.rle)
         loaders = {
             (name, num_workers): make_loader(name, records, num_workers, args.overrides)
             for name, num_workers in itertools.product(args.mappers, args.workers)
         }
+        if args.epochs:
+            for name, num_workers in itertools.product(args.mappers, args.workers):
+                print_memory(name, records, num_workers, args)
+            return 0
         rates: dict[tuple[str, int], list[float]] = {key: [] for key in loaders}
         weights = {}
         for _ in range(args.repeats):
@@ -80,6 +91,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rle", action="store_true", help="annotations are run lengths instead of polygons")
     parser.add_argument("--batches", type=int, default=6, metavar="N", help=f"timed, of {BATCH_SIZE} samples each")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="default: %(default)s")
+    parser.add_argument("--epochs", type=int, metavar="N", help="tell memory after each epoch instead of speed")
+    parser.add_argument("--copies", type=int, default=1, metavar="N", help="how often a record occurs, for --epochs")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="changes of the configurations")
     return parser.parse_args(arguments)
 
@@ -102,6 +115,25 @@ def measure(loader: TrainLoader, num_batches: int) -> tuple[float, float]:
     samples = [sample for _ in range(num_batches) for sample in next(batches)]
     seconds = time.perf_counter() - start
     return len(samples) / seconds, sum(len(pickle.dumps(sample)) for sample in samples) / len(samples) / 2**20
+
+
+def print_memory(name: str, records: list[Record], num_workers: int, args: argparse.Namespace) -> None:
+    """An epoch here is as many samples as there are pictures; the records are many more, drawn from all over."""
+    loader = make_loader(name, records * args.copies, num_workers, args.overrides)
+    batches = iter(loader)
+    print(f"{name}, {num_workers} workers, {len(loader.dataset)} records: MiB after each {NUM_PICTURES} samples")
+    for _ in range(args.epochs):
+        for _ in range(NUM_PICTURES // BATCH_SIZE):
+            next(batches)
+        print(f"{memory_mib():8.1f}", end="", flush=True)
+    print()
+
+
+def memory_mib() -> float:
+    """Of this process and its workers, pages that several of them have divided among these (Linux)."""
+    processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    rollups = [Path(f"/proc/{process}/smaps_rollup").read_text() for process in processes]
+    return sum(int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Pss:")) / 1024
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from mask2former.evaluation.cityscapes_scripts import (
     judge_pixels,
     official_labels,
 )
-from mask2former.evaluation.run_lengths import PackedColumns, RunLengths, encode_columns, pack_columns
+from mask2former.evaluation.run_lengths import PackedRows, RunLengths, encode_packed, pack_rows
 from mask2former.evaluation.semantic_evaluation import label_map
 from mask2former.evaluation.workers import BackgroundWork
 
@@ -131,7 +131,7 @@ class CityscapesInstanceEvaluator(_CityscapesEvaluator):
         if unknown is not None:
             raise ValueError(f"{file_name}: predicted class {unknown}, {self._name!r} has {len(self._class_names)}")
         label_ids = [self._labels.name2label[self._class_names[index]].id for index in classes]
-        return _to_instances, label_ids, scores, pack_columns(instances.pred_masks)
+        return _to_instances, label_ids, scores, pack_rows(instances.pred_masks)
 
     def _judge(self, pairs: list[tuple[str, Any]]) -> dict[str, dict[str, float]]:
         return {"segm": judge_instances([InstanceTask(*pair) for pair in pairs])}
@@ -148,9 +148,9 @@ def _to_png(label_ids: NDArray[np.uint8], labels_HW: NDArray[np.integer[Any]]) -
 
 
 def _to_instances(
-    label_ids: list[int], scores: list[float], masks: PackedColumns | RunLengths
+    label_ids: list[int], scores: list[float], masks: PackedRows | RunLengths
 ) -> list[tuple[int, float, dict[str, Any]]]:
-    return list(zip(label_ids, scores, encode_columns(masks), strict=True))
+    return list(zip(label_ids, scores, encode_packed(masks), strict=True))
 
 
 def _image_name(path: str) -> str:

@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 
 from mask2former.evaluation.average_precision import TASKS, AveragePrecision, average_precision
 from mask2former.evaluation.instance_ground_truth import InstanceGroundTruth
-from mask2former.evaluation.run_lengths import PackedColumns, RunLengths, encode_columns, pack_columns
+from mask2former.evaluation.run_lengths import PackedRows, RunLengths, encode_packed, pack_rows
 from mask2former.evaluation.workers import BackgroundWork
 from mask2former.files import write_atomically
 
@@ -72,7 +72,7 @@ class InstanceSegEvaluator(COCOEvaluator):  # type: ignore[misc]  # Detectron2 h
         """Keep the `instances` of each output as run lengths, under the `image_id` of its input."""
         for sample, output in zip(inputs, outputs, strict=True):
             found = self._to_coco(output["instances"], sample["image_id"])
-            self._work.submit(sample, _with_masks, found, pack_columns(output["instances"].pred_masks))
+            self._work.submit(sample, _with_masks, found, pack_rows(output["instances"].pred_masks))
 
     def evaluate(self, img_ids: list[Any] | None = None) -> Metrics:
         """
@@ -148,6 +148,6 @@ class InstanceSegEvaluator(COCOEvaluator):  # type: ignore[misc]  # Detectron2 h
         write_atomically(os.path.join(folder, "coco_instances_results.json"), lambda file: file.write(content))
 
 
-def _with_masks(found: list[dict[str, Any]], masks: PackedColumns | RunLengths) -> list[dict[str, Any]]:
+def _with_masks(found: list[dict[str, Any]], masks: PackedRows | RunLengths) -> list[dict[str, Any]]:
     """Adds the masks, in a worker process."""
-    return [{**entry, "segmentation": rle} for entry, rle in zip(found, encode_columns(masks), strict=True)]
+    return [{**entry, "segmentation": rle} for entry, rle in zip(found, encode_packed(masks), strict=True)]

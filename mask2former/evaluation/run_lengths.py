@@ -14,14 +14,14 @@ from torch import Tensor
 
 from mask2former.modeling.postprocessing import RunLengthMasks
 
-__all__ = ["PackedColumns", "RunLengths", "encode_columns", "encode_label_map", "encode_masks", "pack_columns"]
+__all__ = ["PackedRows", "RunLengths", "encode_label_map", "encode_masks", "encode_packed", "pack_rows"]
 
 
-class PackedColumns(NamedTuple):
+class PackedRows(NamedTuple):
     """N masks at one bit per pixel, for the way to another process."""
 
-    bits: NDArray[np.uint8]  # (N, W, ceil(H / 8)), the first of eight pixels of a column in the highest bit
-    height: int  # H
+    bits: NDArray[np.uint8]  # (N, H, ceil(W / 8)), the first of eight pixels of a row in the highest bit
+    width: int  # W
 
 
 RunLengths = list[dict[str, Any]]
@@ -33,28 +33,26 @@ def encode_masks(masks_NHW: Tensor | RunLengthMasks) -> RunLengths:
     Args:
         masks_NHW: bool, or numbers of which those above 0.5 are inside, on any device; or what they are already.
     """
-    return encode_columns(pack_columns(masks_NHW))
+    return encode_packed(pack_rows(masks_NHW))
 
 
-def pack_columns(masks_NHW: Tensor | RunLengthMasks) -> PackedColumns | RunLengths:
-    """The masks for `encode_columns`; arguments as for `encode_masks`. Run lengths stay what they are."""
+def pack_rows(masks_NHW: Tensor | RunLengthMasks) -> PackedRows | RunLengths:
+    """The masks for `encode_packed`; arguments as for `encode_masks`. Run lengths stay what they are."""
     if isinstance(masks_NHW, RunLengthMasks):
         return masks_NHW.rles
     if masks_NHW.dim() != 3:
         raise ValueError(f"masks must be (N, H, W), got shape {tuple(masks_NHW.shape)}")
     inside_NHW = masks_NHW if masks_NHW.dtype == torch.bool else masks_NHW > 0.5
-    # COCO's run lengths follow columns: the masks are turned around, on the device.
-    columns_NWH = inside_NHW.transpose(1, 2).contiguous().cpu().numpy()
-    return PackedColumns(np.packbits(columns_NWH, axis=-1), inside_NHW.shape[1])
+    return PackedRows(np.packbits(inside_NHW.cpu().numpy(), axis=-1), inside_NHW.shape[2])
 
 
-def encode_columns(masks: PackedColumns | RunLengths) -> RunLengths:
+def encode_packed(masks: PackedRows | RunLengths) -> RunLengths:
     """Run lengths of N masks; NumPy alone, so that it may run in a copied process."""
     if isinstance(masks, list):
         return masks
-    # (N, W, H) in C order is (H, W, N) in Fortran order, which pycocotools wants.
-    columns_NWH = np.unpackbits(masks.bits, axis=-1, count=masks.height)
-    return [_with_text(rle) for rle in coco_mask.encode(columns_NWH.transpose(2, 1, 0))]
+    # One after the other, so that each is turned around (COCO's run lengths follow columns) inside the cache.
+    masks_HW = (np.unpackbits(bits_HW, axis=-1, count=masks.width) for bits_HW in masks.bits)
+    return [_with_text(coco_mask.encode(np.asfortranarray(mask_HW))) for mask_HW in masks_HW]
 
 
 def encode_label_map(labels_HW: NDArray[np.integer[Any]]) -> dict[int, dict[str, Any]]:

@@ -26,3 +26,19 @@ def test_every_mapper_is_timed(monkeypatch, capsys) -> None:
     assert title == "48x64 pixels, 3 objects, polygons"
     assert [line.split()[0] for line in lines] == list(script["CONFIGS"])
     assert all(float(line.split()[2]) > 0 for line in lines)
+
+
+def test_memory_is_told_after_each_epoch(monkeypatch, capsys) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = runpy.run_path(str(BENCHMARKS / "data_loading.py"))
+    options = ["--size", "48", "64", "--objects", "3", "--workers", "1", "--epochs", "2", "--copies", "3"]
+    small = ["INPUT.IMAGE_SIZE", "64"]
+    threads = torch.get_num_threads()
+    try:
+        assert script["main"]([*options, "--mappers", "coco_panoptic_lsj", "--", *small]) == 0
+    finally:
+        torch.set_num_threads(threads)
+        logging.disable(logging.NOTSET)
+    title, line = capsys.readouterr().out.splitlines()
+    assert title == "coco_panoptic_lsj, 1 workers, 72 records: MiB after each 24 samples"
+    assert len(line.split()) == 2 and all(float(value) > 50 for value in line.split())

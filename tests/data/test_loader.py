@@ -1,12 +1,15 @@
 """Loaders: the order of training is a function of seed and position, and nothing else."""
 
+import gc
 import logging
 import random
 import re
 import shutil
 import traceback
+import tracemalloc
 from itertools import islice
 from pathlib import Path
+from types import FunctionType, ModuleType
 
 import numpy as np
 import pytest
@@ -92,6 +95,38 @@ def test_masks_come_from_the_loader_at_one_bit_per_pixel(digits_root, num_worker
     packed = sample["instances"].gt_masks
     assert torch.equal(packed.unpack(), expected)
     assert packed.bits.untyped_storage().nbytes() == len(expected) * expected.shape[1] * -(-expected.shape[2] // 8)
+
+
+def num_objects_behind(start: object) -> int:
+    """Python objects that are reachable, without those that belong to the program and not to its data."""
+    seen, waiting = {id(start)}, [start]
+    while waiting:
+        for referent in gc.get_referents(waiting.pop()):
+            if id(referent) not in seen and not isinstance(referent, (type, ModuleType, FunctionType)):
+                seen.add(id(referent))
+                waiting.append(referent)
+    return len(seen)
+
+
+def test_records_are_no_python_objects_that_workers_would_copy_one_by_one() -> None:
+    """Counting references writes to an object, and so copies its page: memory would grow during the first epochs."""
+    assert num_objects_behind(echo_loader(2000).dataset) == num_objects_behind(echo_loader(5).dataset)
+
+
+def test_epochs_leave_nothing_behind(digits_root) -> None:
+    batches = iter(make_loader())
+    num_batches = len(DatasetCatalog.get("digits_panoptic_train")) // 4
+    memory = []
+    tracemalloc.start()
+    try:
+        for _ in range(4):
+            for _ in range(num_batches):
+                next(batches)
+            gc.collect()
+            memory.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert memory[-1] - memory[1] < 20_000  # a sample has 100,000 bytes
 
 
 def test_samples_without_masks_of_their_own_pass_the_loader_unchanged() -> None:

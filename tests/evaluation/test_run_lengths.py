@@ -7,7 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from mask2former.evaluation.run_lengths import encode_columns, encode_label_map, encode_masks, pack_columns
+from mask2former.evaluation.run_lengths import encode_label_map, encode_masks, encode_packed, pack_rows
 from mask2former.modeling.postprocessing import RunLengthMasks
 
 
@@ -43,4 +43,4 @@ def test_run_lengths_of_the_model_stay_what_they_are():
     masks = torch.zeros(2, 7, 5, dtype=torch.bool)
     masks[1, 2:4, 3] = True
     rles = encode_masks(masks)
-    assert encode_columns(pack_columns(RunLengthMasks(rles))) == rles == encode_masks(RunLengthMasks(rles))
+    assert encode_packed(pack_rows(RunLengthMasks(rles))) == rles == encode_masks(RunLengthMasks(rles))
