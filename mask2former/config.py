@@ -167,6 +167,7 @@ def _add_mask_former_config(cfg: CfgNode) -> None:
 def _add_run_config(cfg: CfgNode) -> None:
     # new: load a checkpoint whose class head has another number of classes and start that head afresh
     cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH = False
+    cfg.MODEL.RESNETS.USE_CHECKPOINT = False  # new: recompute residual blocks in the backward pass
     cfg.TEST.IMS_PER_BATCH = 1  # new: pictures of equal input size that a process evaluates at once
     # new: where instances are evaluated, boundary AP too (arXiv:2103.16562; task "boundary", dilation ratio 0.02)
     cfg.TEST.BOUNDARY_AP = False

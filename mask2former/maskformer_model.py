@@ -15,6 +15,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, bu
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from .modeling.backbone.resnet_checkpointing import checkpoint_blocks
 from .modeling.criterion import LossNormalizer, SetCriterion
 from .modeling.inference_layers import use_inference_layers
 from .modeling.inference_precision import inference_dtype
@@ -144,6 +145,8 @@ class MaskFormer(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         backbone = build_backbone(cfg)
+        if cfg.MODEL.RESNETS.USE_CHECKPOINT:
+            checkpoint_blocks(backbone)
         node = cfg.MODEL.MASK_FORMER
         weights = {"class_weight": node.CLASS_WEIGHT, "mask_weight": node.MASK_WEIGHT, "dice_weight": node.DICE_WEIGHT}
         criterion = SetCriterion(
