@@ -18,7 +18,7 @@ from .stripes import for_each_stripe, num_stripes
 
 __all__ = ["MaskLogitsOf", "ResultSettings", "image_results"]
 
-CPU_CACHE = 2**22  # bytes; on the CPU larger blocks than a core's cache holds are slower
+CPU_CACHE = 2**23  # bytes; on the CPU larger blocks than a core's cache holds are slower
 
 MaskLogitsOf = Callable[[Tensor], Tensor]  # (R,) indices of queries -> their mask logits (R, h, w) of the padded frame
 
@@ -103,7 +103,7 @@ def _read_blocks(
         for rows in blocks:
             logits_RrW = stream.rows(rows.start, rows.stop)
             for result, places in readers:
-                result.add(rows, logits_RrW[places])
+                result.add(rows, logits_RrW.index_select(0, places))
             if semantic is not None:
                 semantic.add(rows, logits_RrW)
 

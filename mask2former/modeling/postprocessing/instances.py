@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from .large_tensors import empty
 from .run_lengths import PackedMasks, RunLengthMasks
 from .shapes import check_shapes
 
@@ -109,15 +110,16 @@ class InstanceResult:
 
     def add(self, rows: slice, logits_MrW: Tensor) -> None:
         """Mask logits of `queries` in some rows; they are overwritten."""
-        inside_MrW = logits_MrW > 0
+        # A logit that is not above 0 becomes a probability of 0, and 1/2 is the least of the others: what is inside can
+        # be told from the probabilities, with fewer passes than from a comparison.
+        probabilities_MrW = F.threshold(logits_MrW, 0.0, -math.inf, inplace=True).sigmoid_()
+        inside_MrW = probabilities_MrW.bool()
         self._masks.put(rows, inside_MrW)
         bytes_MrW = inside_MrW.view(torch.uint8)
         self._occupied_rows_MH[:, rows] = bytes_MrW.amax(dim=2)
         self._occupied_columns_MW[rows.start] = bytes_MrW.amax(dim=1)
-        self._areas_M[rows.start] = bytes_MrW.sum(dim=(1, 2), dtype=torch.int32)
-        # A logit that is not above 0 becomes a probability of 0: one pass less than a product with the mask.
-        probabilities_MrW = F.threshold(logits_MrW, 0.0, -math.inf, inplace=True).sigmoid_()
         self._sums_M[rows.start] = probabilities_MrW.sum(dim=(1, 2))
+        self._areas_M[rows.start] = probabilities_MrW.ceil_().sum(dim=(1, 2))
 
     def value(self) -> Instances:
         """See `instance_inference`; to be called once, after all rows."""
@@ -146,7 +148,7 @@ class _BoolMasks:
     """N masks, of which the first M hold those of the queries until all are put in order."""
 
     def __init__(self, num_instances: int, size: tuple[int, int], device: torch.device) -> None:
-        self._masks_NHW = torch.empty(num_instances, *size, dtype=torch.bool, device=device)
+        self._masks_NHW = empty((num_instances, *size), torch.bool, device)
 
     def put(self, rows: slice, inside_MrW: Tensor) -> None:
         self._masks_NHW[: len(inside_MrW), rows] = inside_MrW
