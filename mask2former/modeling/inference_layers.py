@@ -65,7 +65,7 @@ class _WithPreparedWeights(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, which make their own."""
-        return {name: value for name, value in self.__dict__.items() if name != "_prepared"}
+        return {name: value for name, value in super().__getstate__().items() if name != "_prepared"}
 
 
 class FoldingConv2d(_WithPreparedWeights, Conv2d):
