@@ -104,6 +104,11 @@ def _add_input_config(cfg: CfgNode) -> None:
     cfg.INPUT.SAMPLING_FRAME_NUM = 2  # frames of one training clip
     cfg.INPUT.SAMPLING_FRAME_RANGE = 20  # largest distance of a frame from the clip's reference frame
     cfg.INPUT.SAMPLING_FRAME_SHUFFLE = False  # shuffle the frames of a clip instead of keeping them in order
+    cfg.INPUT.SAMPLING_WITH_REPLACEMENT = (
+        True  # new: a clip may hold a frame twice, as the published models were trained
+    )
+    # new: "last_frame": an object that the clip's last frame lacks counts as "no object", as published | "any_frame"
+    cfg.INPUT.CLIP_LABELS = "last_frame"
     cfg.INPUT.AUGMENTATIONS = []  # any of "brightness", "contrast", "saturation", "rotation"
     # new: False stops at the first unreadable file; True names it, counts it and takes another sample
     cfg.DATALOADER.SKIP_BROKEN = False

@@ -6,7 +6,8 @@ heads, because the published names were registered there and outside code looks 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
@@ -18,6 +19,7 @@ __all__ = [
     "TRANSFORMER_DECODER_REGISTRY",
     "check_model_names",
     "lookup",
+    "register_mapper",
 ]
 
 #: `Class(cfg, input_shape: dict[str, ShapeSpec])` with
@@ -35,6 +37,18 @@ TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_MODULE")
 #: `Class(cfg, is_train: bool)` with `__call__(record: dict) -> dict`: a Detectron2 dataset record in, the sample that
 #: the model reads out (`image`, `instances`, ...). Names are the values of `INPUT.DATASET_MAPPER_NAME`.
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
+
+MapperClass = TypeVar("MapperClass", bound=type)
+
+
+def register_mapper(name: str) -> Callable[[MapperClass], MapperClass]:
+    """Registers a mapper under the name that configs use, which is not the name of the class."""
+
+    def register(mapper_class: MapperClass) -> MapperClass:
+        DATASET_MAPPER_REGISTRY._do_register(name, mapper_class)
+        return mapper_class
+
+    return register
 
 
 def lookup(registry: Registry, name: str, config_key: str) -> Any:

@@ -8,6 +8,7 @@ clip alike.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -144,6 +145,37 @@ def build_large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
     side = cfg.INPUT.IMAGE_SIZE
     resize = T.ResizeScale(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, side, side)
     return [*_flips(cfg), resize, FixedSizeCrop((side, side))]
+
+
+def build_clip_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
+    """Crop, resize by the short side, flip, and what INPUT.AUGMENTATIONS names; each is drawn once for all frames.
+
+    The published words "choice_by_clip", "range_by_clip" and "flip_by_clip" therefore mean what "choice", "range" and
+    "horizontal" do.
+    """
+    augmentations: list[T.Augmentation] = []
+    if cfg.INPUT.CROP.ENABLED:
+        augmentations.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING.removesuffix("_by_clip")
+    augmentations.append(T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sampling))
+    augmentations += [T.RandomFlip()] if cfg.INPUT.RANDOM_FLIP == "flip_by_clip" else _flips(cfg)
+    for name in cfg.INPUT.AUGMENTATIONS:
+        if name not in _CLIP_AUGMENTATIONS:
+            raise ValueError(
+                f"INPUT.AUGMENTATIONS names {name!r}, which is unknown; choose from {', '.join(_CLIP_AUGMENTATIONS)}"
+            )
+        augmentations.append(_CLIP_AUGMENTATIONS[name]())
+    return augmentations
+
+
+_CLIP_AUGMENTATIONS: dict[str, Callable[[], T.Augmentation]] = {
+    "brightness": lambda: T.RandomBrightness(0.9, 1.1),
+    "contrast": lambda: T.RandomContrast(0.9, 1.1),
+    "saturation": lambda: T.RandomSaturation(0.9, 1.1),
+    "rotation": lambda: T.RandomRotation(
+        [-15, 15], expand=False, center=[(0.4, 0.4), (0.6, 0.6)], sample_style="range"
+    ),
+}
 
 
 def build_test_augmentations(cfg: CfgNode) -> list[T.Augmentation]:

@@ -12,7 +12,7 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.data.dataset_mappers import ImageMapper
+from mask2former.data.dataset_mappers import ClipMapper, ImageMapper
 from mask2former.data.datasets.loaders import Record
 from mask2former.data.loader import Mapper, load_records
 from mask2former.data.reading import read_size
@@ -29,7 +29,8 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = N
     pictures of the same network input are brought together.
     """
     records = load_records([dataset_name], config_key="DATASETS.TEST")
-    mapper = ImageMapper(cfg, False) if mapper is None else mapper
+    if mapper is None:
+        mapper = (ClipMapper if "file_names" in records[0] else ImageMapper)(cfg, False)
     share = list(InferenceSampler(len(records)))
     batch_size = cfg.TEST.IMS_PER_BATCH
     if batch_size < 1:
@@ -79,8 +80,11 @@ def _padded_input_size(cfg: CfgNode, mapper: Mapper) -> Callable[[Size], Size]:
     Only pictures that agree in it may share a batch: the network does not know padding from picture, so more padding
     than alone would change its results.
     """
-    if not isinstance(mapper, ImageMapper):
-        raise ValueError(f"TEST.IMS_PER_BATCH above 1 needs an ImageMapper, got {type(mapper).__name__}")
+    if not isinstance(mapper, ImageMapper) or isinstance(mapper, ClipMapper):
+        raise ValueError(
+            f"TEST.IMS_PER_BATCH={cfg.TEST.IMS_PER_BATCH}: only pictures come in batches, and only by an ImageMapper, "
+            f"got {type(mapper).__name__}"
+        )
     # A backbone that has its own value (negative) is not asked: then sizes must agree without padding.
     divisor = max(1, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
 

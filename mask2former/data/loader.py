@@ -66,13 +66,20 @@ def load_records(names: Sequence[str], *, config_key: str, filter_empty: bool = 
         if any(table != tables[0] for table in tables):
             raise ValueError(f"{config_key}: {', '.join(names)} differ in {key}, so they cannot be used together")
     if filter_empty and "annotations" in records[0]:
-        records = filter_images_with_only_crowd_annotations(records)
+        if "file_names" in records[0]:
+            records = [record for record in records if _has_object(record)]
+        else:
+            records = filter_images_with_only_crowd_annotations(records)
         if not records:
             raise ValueError(
                 f"{config_key}: no picture of {', '.join(names)} has an annotation "
                 "(DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out those without)"
             )
     return records
+
+
+def _has_object(video: Record) -> bool:
+    return any(not entry.get("iscrowd", 0) for frame in video["annotations"] for entry in frame)
 
 
 class SampleOrder:

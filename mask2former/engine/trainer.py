@@ -102,7 +102,11 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, *, start_iteration: int = 0, seed: int = 0) -> Iterable[Any]:
         """Batches from `start_iteration` on; what they hold depends on `seed` and their position alone."""
-        mapper = lookup(DATASET_MAPPER_REGISTRY, cfg.INPUT.DATASET_MAPPER_NAME, "INPUT.DATASET_MAPPER_NAME")(cfg, True)
+        name = cfg.INPUT.DATASET_MAPPER_NAME
+        # The published files of videos name no mapper, which leaves one that cannot make clips.
+        if cfg.MODEL.META_ARCHITECTURE == "VideoMaskFormer" and name == "mask_former_semantic":
+            name = "ytvis_clip"
+        mapper = lookup(DATASET_MAPPER_REGISTRY, name, "INPUT.DATASET_MAPPER_NAME")(cfg, True)
         loader: Iterable[Any] = build_train_loader(cfg, mapper, start_iteration=start_iteration, seed=seed)
         for name in cfg.DATASETS.TRAIN:
             check_class_count(cfg, name, "DATASETS.TRAIN")

@@ -19,7 +19,7 @@ class Target(NamedTuple):
     """The ground truth of one clip; an image is a clip of one frame.
 
     Attributes:
-        labels: (N,) int64 in 0..K-1.
+        labels: (N,) int64 in 0..K-1; in clips also K, an object that counts as "no object".
         masks: (N, T, H, W) bool (or any numeric type in [0, 1]) in the padded frame.
     """
 
@@ -71,9 +71,10 @@ def make_target(
             "INPUT.DATASET_MAPPER_NAME must name a mapper that makes tensors"
         )
     # The loader left the labels on the CPU: looking at them does not wait for the device.
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+    highest = num_classes if masks.dim() == 4 else num_classes - 1  # in clips "no object", see INPUT.CLIP_LABELS
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= highest:
         raise ValueError(
-            f"image {sample_name(sample)}: labels must be in 0..{num_classes - 1} "
+            f"image {sample_name(sample)}: labels must be in 0..{highest} "
             f"(MODEL.SEM_SEG_HEAD.NUM_CLASSES={num_classes}), got {sorted(set(labels.tolist()))}"
         )
     masks_NThw = masks.unsqueeze(1) if masks.dim() == 3 else masks

@@ -108,6 +108,38 @@ def write_coco(root: Path) -> None:
             _save_json(annotations / f"{kind}_{split}2017.json", content)
 
 
+def write_youtube_vis(root: Path) -> None:
+    """Frames and annotations of YouTube-VIS 2019; in the release the files of valid list no objects."""
+    rng = np.random.default_rng(4)
+    length = 3
+    categories = [
+        {"id": number, "name": category.name} for number, category in enumerate(load_categories("ytvis_2019"), start=1)
+    ]
+    for split, folder in (("train", "train"), ("val", "valid")):
+        videos, tracks = [], []
+        for video in range(1, COUNTS[split] + 1):
+            names = [f"{video:010x}/{frame:05d}.jpg" for frame in range(length)]
+            maps = [_objects(rng).painted(sky=0, ground=0, void=0, values=[1, 2, 3]) for _ in names]
+            for name in names:
+                _save(root / "ytvis_2019" / folder / "JPEGImages" / name, _noise(rng))
+            videos.append({"id": video, "file_names": names, "length": length, "height": HEIGHT, "width": WIDTH})
+            for number in (1, 2, 3):
+                seen = [ids == number if frame != number - 1 else None for frame, ids in enumerate(maps)]
+                tracks.append(
+                    {
+                        "id": 10 * video + number,
+                        "video_id": video,
+                        "category_id": 5 * number,
+                        "iscrowd": 0,
+                        "segmentations": [None if mask is None else encode_rle(mask) for mask in seen],
+                        "bboxes": [None if mask is None else [0, 0, WIDTH, HEIGHT] for mask in seen],
+                        "areas": [None if mask is None else int(mask.sum()) for mask in seen],
+                    }
+                )
+        content = {"videos": videos, "annotations": tracks, "categories": categories}
+        _save_json(root / "ytvis_2019" / f"{folder}.json", content)
+
+
 def write_cityscapes(root: Path) -> None:
     """leftImg8bit and gtFine: polygons and the label pictures that are downloaded with them."""
     rng = np.random.default_rng(2)

@@ -18,7 +18,13 @@ from mask2former.data.reading import read_class_map, read_panoptic_ids
 from mask2former.engine import Trainer, config_for_run
 from mask2former.evaluation import build_evaluator
 from tests.engine.tiny import CONFIGS, arguments
-from tests.published.releases import write_ade20k, write_cityscapes, write_coco, write_mapillary_vistas
+from tests.published.releases import (
+    write_ade20k,
+    write_cityscapes,
+    write_coco,
+    write_mapillary_vistas,
+    write_youtube_vis,
+)
 
 SCRIPTS = (
     "prepare_ade20k_sem_seg",
@@ -45,6 +51,7 @@ TASKS = {
     "ade20k-150/per_pixel_baseline_R50_bs16_160k.yaml": {"sem_seg"},
     "ade20k-150/per_pixel_baseline_plus_R50_bs16_160k.yaml": {"sem_seg"},
     "coco-panoptic/maskformer_panoptic_R50_bs64_554k.yaml": {"sem_seg", "panoptic_seg"},
+    "youtubevis_2019/video_maskformer2_R50_bs16_8ep.yaml": {"segm"},
 }
 
 
@@ -52,7 +59,7 @@ TASKS = {
 def prepared_root(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """All releases, prepared by the scripts; the root has a dot in its name, which once was too much for Cityscapes."""
     root = tmp_path_factory.mktemp("data") / "data.sets"
-    for write in (write_ade20k, write_coco, write_cityscapes, write_mapillary_vistas):
+    for write in (write_ade20k, write_coco, write_cityscapes, write_mapillary_vistas, write_youtube_vis):
         write(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(root))

@@ -1,6 +1,7 @@
 """From a data set's record to the sample that the model reads."""
 
 from mask2former.data.dataset_mappers.base import ImageMapper, SegmentationMapper
+from mask2former.data.dataset_mappers.clip import ClipMapper, CocoClipDatasetMapper, YTVISDatasetMapper
 from mask2former.data.dataset_mappers.image import (
     COCOInstanceNewBaselineDatasetMapper,
     COCOPanopticNewBaselineDatasetMapper,
@@ -12,9 +13,12 @@ from mask2former.data.dataset_mappers.image import (
 __all__ = [
     "COCOInstanceNewBaselineDatasetMapper",
     "COCOPanopticNewBaselineDatasetMapper",
+    "ClipMapper",
+    "CocoClipDatasetMapper",
     "ImageMapper",
     "MaskFormerInstanceDatasetMapper",
     "MaskFormerPanopticDatasetMapper",
     "MaskFormerSemanticDatasetMapper",
     "SegmentationMapper",
+    "YTVISDatasetMapper",
 ]

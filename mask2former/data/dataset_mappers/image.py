@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -24,19 +23,7 @@ from mask2former.data.dataset_mappers.targets import (
     Targets,
 )
 from mask2former.data.masks import tight_boxes
-from mask2former.registry import DATASET_MAPPER_REGISTRY
-
-MapperClass = TypeVar("MapperClass", bound=type)
-
-
-def _register(name: str) -> Callable[[MapperClass], MapperClass]:
-    """Registers a class under the name that configs use, which is not the name of the class."""
-
-    def register(mapper_class: MapperClass) -> MapperClass:
-        DATASET_MAPPER_REGISTRY._do_register(name, mapper_class)
-        return mapper_class
-
-    return register
+from mask2former.registry import register_mapper
 
 
 def _common_settings(cfg: CfgNode) -> dict[str, Any]:
@@ -78,7 +65,7 @@ class _ShortSideMapper(SegmentationMapper):
         }
 
 
-@_register("mask_former_semantic")
+@register_mapper("mask_former_semantic")
 class MaskFormerSemanticDatasetMapper(_ShortSideMapper):
     """Targets from semantic label files: one segment for each class."""
 
@@ -86,7 +73,7 @@ class MaskFormerSemanticDatasetMapper(_ShortSideMapper):
         return SemanticLabels.read(record, size, ignore_label=self.ignore_label, num_classes=self.num_classes)
 
 
-@_register("mask_former_panoptic")
+@register_mapper("mask_former_panoptic")
 class MaskFormerPanopticDatasetMapper(_ShortSideMapper):
     """Targets from panoptic PNGs: one segment for each thing, and one for each stuff class."""
 
@@ -94,7 +81,7 @@ class MaskFormerPanopticDatasetMapper(_ShortSideMapper):
         return PanopticLabels.read(record, size, num_classes=self.num_classes, crop_ignore_label=self.crop_ignore_label)
 
 
-@_register("mask_former_instance")
+@register_mapper("mask_former_instance")
 class MaskFormerInstanceDatasetMapper(_ShortSideMapper):
     """Targets from COCO annotations; crops do not look at classes."""
 
@@ -123,7 +110,7 @@ class _LargeScaleJitterMapper(SegmentationMapper):
         return instances
 
 
-@_register("coco_instance_lsj")
+@register_mapper("coco_instance_lsj")
 class COCOInstanceNewBaselineDatasetMapper(_LargeScaleJitterMapper):
     """Targets from COCO annotations; records without them give none. What the crop removed is always left out."""
 
@@ -137,7 +124,7 @@ class COCOInstanceNewBaselineDatasetMapper(_LargeScaleJitterMapper):
         return InstanceLabels.read(record, size, num_classes=self.num_classes)
 
 
-@_register("coco_panoptic_lsj")
+@register_mapper("coco_panoptic_lsj")
 class COCOPanopticNewBaselineDatasetMapper(_LargeScaleJitterMapper):
     """Targets from panoptic PNGs. Records without a panoptic PNG give none."""
 
