@@ -81,10 +81,7 @@ def _padded_input_size(cfg: CfgNode, mapper: Mapper) -> Callable[[Size], Size]:
     than alone would change its results.
     """
     if not isinstance(mapper, ImageMapper) or isinstance(mapper, ClipMapper):
-        raise ValueError(
-            f"TEST.IMS_PER_BATCH={cfg.TEST.IMS_PER_BATCH}: only pictures come in batches, and only by an ImageMapper, "
-            f"got {type(mapper).__name__}"
-        )
+        raise ValueError(f"TEST.IMS_PER_BATCH above 1 needs an ImageMapper of pictures, got {type(mapper).__name__}")
     # A backbone that has its own value (negative) is not asked: then sizes must agree without padding.
     divisor = max(1, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
 

@@ -78,5 +78,5 @@ def test_other_mappers_load_single_pictures(pictures) -> None:
         return {"image_id": record["image_id"]}
 
     assert ids(build_test_loader(make_config(), pictures, mapper)) == [[10 * number] for number in range(8)]
-    with pytest.raises(ValueError, match=r"TEST\.IMS_PER_BATCH above 1 needs an ImageMapper, got function"):
+    with pytest.raises(ValueError, match=r"TEST\.IMS_PER_BATCH above 1 needs an ImageMapper of pictures, got function"):
         build_test_loader(make_config("TEST.IMS_PER_BATCH", "2"), pictures, mapper)
