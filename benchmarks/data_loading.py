@@ -5,7 +5,8 @@
 
 Pictures and labels are generated: 640x480 JPEG files with 15 objects on 6 bands of stuff, as COCO's are on average.
 Each mapper runs with a published configuration that names it. Figures are medians over the repetitions with their
-range; mappers and numbers of workers take turns. "MiB" is what one sample weighs on its way from a worker.
+range; mappers and numbers of workers take turns. "CPU ms" is the processor's time for a sample where there are no
+workers, which other programs disturb less; "MiB" is what one sample weighs on its way from a worker.
 
     benchmarks/data_loading.py --epochs 8 --copies 4000 --workers 2
 
@@ -68,17 +69,20 @@ def main(arguments: list[str] | None = None) -> int:
                 print_memory(name, records, num_workers, args)
             return 0
         rates: dict[tuple[str, int], list[float]] = {key: [] for key in loaders}
+        processor: dict[tuple[str, int], list[float]] = {key: [] for key in loaders}
         weights = {}
         for _ in range(args.repeats):
             for key, loader in loaders.items():
-                rate, weights[key] = measure(loader, args.batches)
+                rate, busy, weights[key] = measure(loader, args.batches)
                 rates[key].append(rate)
+                processor[key].append(1000 * busy)
     print(f"{size[0]}x{size[1]} pixels, {args.objects} objects, {'run lengths' if args.rle else 'polygons'}")
-    print(f"{'mapper':<24}{'workers':>8}{'samples/s':>12}{'(range)':>18}{'MiB':>8}")
+    print(f"{'mapper':<24}{'workers':>8}{'samples/s':>12}{'(range)':>18}{'CPU ms':>8}{'MiB':>8}")
     for (name, num_workers), values in rates.items():
         figure = Statistic.of(values)
+        busy = "" if num_workers else f"{Statistic.of(processor[name, num_workers]).median:.1f}"
         spread = f"({figure.smallest:.1f} - {figure.largest:.1f})"
-        print(f"{name:<24}{num_workers:>8}{figure.median:12.1f}{spread:>18}{weights[name, num_workers]:8.2f}")
+        print(f"{name:<24}{num_workers:>8}{figure.median:12.1f}{spread:>18}{busy:>8}{weights[name, num_workers]:8.2f}")
     return 0
 
 
@@ -106,15 +110,17 @@ def make_loader(name: str, records: list[Record], num_workers: int, overrides: l
     return TrainLoader(dataset, StepSampler(SampleOrder(len(own), seed=0), step_size=BATCH_SIZE), num_workers)
 
 
-def measure(loader: TrainLoader, num_batches: int) -> tuple[float, float]:
-    """Samples per second over `num_batches`, after as many as the workers have under way; MiB of a sample."""
+def measure(loader: TrainLoader, num_batches: int) -> tuple[float, float, float]:
+    """Samples per second over `num_batches`, after as many as the workers have under way; seconds of this process's
+    processor, and MiB, of a sample."""
     batches = iter(loader)
     for _ in range(3):
         next(batches)
-    start = time.perf_counter()
+    start, busy_start = time.perf_counter(), time.process_time()
     samples = [sample for _ in range(num_batches) for sample in next(batches)]
-    seconds = time.perf_counter() - start
-    return len(samples) / seconds, sum(len(pickle.dumps(sample)) for sample in samples) / len(samples) / 2**20
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy_start
+    mib = sum(len(pickle.dumps(sample)) for sample in samples) / len(samples) / 2**20
+    return len(samples) / seconds, busy / len(samples), mib
 
 
 def print_memory(name: str, records: list[Record], num_workers: int, args: argparse.Namespace) -> None:
