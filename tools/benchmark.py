@@ -76,6 +76,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="default: %(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="time of all threads on the CPU, for a machine that is not quiet"
+    )
     parser.add_argument("--device", help="cpu or cuda (default: the config's; CPU where there is no GPU)")
     parser.add_argument(
         "--kept-queries", type=int, default=20, metavar="N", help="queries in the panoptic merge (default: %(default)s)"
@@ -105,7 +108,15 @@ def check(args: argparse.Namespace) -> None:
 def workloads(args: argparse.Namespace) -> list[Workload]:
     targets = args.targets if args.training else [0]
     return [
-        Workload(tuple(args.size), batch_size, args.training, num_targets, precision, args.kept_queries)
+        Workload(
+            size=tuple(args.size),
+            batch_size=batch_size,
+            training=args.training,
+            num_targets=num_targets,
+            precision=precision,
+            kept_queries=args.kept_queries,
+            processor_time=args.processor_time,
+        )
         for batch_size, precision, num_targets in product(args.batch_size, args.precision, targets)
     ]
 

@@ -57,7 +57,8 @@ def save_chart(reports: Sequence[Report], file: str | Path, title: str) -> None:
     axes.set_yticks(range(len(bars)), [_label(report, name) for report, name in bars])
     axes.invert_yaxis()
     axes.set_xmargin(0.25)
-    axes.set_xlabel("milliseconds, median (range)")
+    unit = "milliseconds of processor time" if reports[0].settings["processor_time"] else "milliseconds"
+    axes.set_xlabel(f"{unit}, median (range)")
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mask2former.analysis import count_costs
 from mask2former.benchmark.sides import Side, autocast, checked, padded, prepared_config, transformers_model
-from mask2former.benchmark.stopwatch import Stopwatch
 from mask2former.benchmark.workload import Workload, pictures
 from mask2former.deploy.predictor import Predictor
 
@@ -26,7 +25,7 @@ class OurInference(Side):
         model = checked(self.predictor.model)
         self.model = self._model = model
         self.device = model.device
-        self.stopwatch = Stopwatch(self.device)
+        self.stopwatch = self._stopwatch(workload)
         self._pictures = pictures(workload)
         if workload.kept_queries:
             self._keep_queries(workload.kept_queries)
@@ -84,7 +83,7 @@ class TransformersInference(Side):
         model = transformers_model(cfg, facts["weights"])
         self.model = model
         self.device = torch.device(cfg.MODEL.DEVICE)
-        self.stopwatch = Stopwatch(self.device)
+        self.stopwatch = self._stopwatch(workload)
         self._workload = workload
         self._pictures = pictures(workload)
         self._tasks = cfg.MODEL.MASK_FORMER.TEST

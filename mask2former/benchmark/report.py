@@ -102,7 +102,8 @@ class Report:
 def report_table(report: Report) -> str:
     """A line for every figure: median and range of each side, and how many times better ours is."""
     settings = report.settings
-    title = f"ms per {'step' if settings['training'] else 'call'}, {settings['batch_size']} picture(s)"
+    unit = "processor ms" if settings["processor_time"] else "ms"
+    title = f"{unit} per {'step' if settings['training'] else 'call'}, {settings['batch_size']} picture(s)"
     if settings["training"]:
         title += f", {settings['num_targets']} targets each"
     columns = "".join(f"{name:>30}" for name in report.sides)

@@ -45,6 +45,11 @@ class Side(ABC):
     def flops(self) -> int:
         """Multiply-adds of the network for all pictures, forward."""
 
+    def _stopwatch(self, workload: Workload) -> Stopwatch:
+        if workload.processor_time and self.device.type != "cpu":
+            raise ValueError("--processor-time does not see what a GPU does: leave it out, or choose --device cpu")
+        return Stopwatch(self.device, processor_time=workload.processor_time)
+
     def facts(self) -> dict[str, Any]:
         """What the other side takes over: `weights`, our state dict, and the like."""
         return {"weights": self.model.state_dict()}

@@ -18,13 +18,17 @@ class Stopwatch:
     A stage inside another one counts for itself alone, so that the stages add up to the whole.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, processor_time: bool = False) -> None:
+        """Args:
+        processor_time: of all threads of this process instead of the time that passes; for a CPU with other work.
+        """
         self.seconds: dict[str, float] = {}
         #: False gives all time to the outermost stage: waiting for a GPU between stages would slow it down.
         self.times_stages = True
         self._device = device
         self._running: list[str] = []
         self._since = 0.0
+        self._clock = time.process_time if processor_time else time.perf_counter
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -53,7 +57,7 @@ class Stopwatch:
         """Gives the time since the last look to the innermost stage."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
+        now = self._clock()
         if self._running:
             name = self._running[-1]
             self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since

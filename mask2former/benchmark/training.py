@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from mask2former.analysis import count_costs
 from mask2former.benchmark.sides import Side, autocast, checked, padded, prepared_config, transformers_model
-from mask2former.benchmark.stopwatch import Stopwatch
 from mask2former.benchmark.workload import Workload, training_samples
 from mask2former.engine.optimizer import build_gradient_clipper, build_optimizer
 from mask2former.modeling.checkpoint import MaskFormerCheckpointer
@@ -32,7 +31,7 @@ class _Training(Side):
         self.device = torch.device(cfg.MODEL.DEVICE)
         if workload.precision == "fp16" and self.device.type != "cuda":
             raise ValueError("--precision fp16 needs a GPU to train; choose fp32 or bf16")
-        self.stopwatch = Stopwatch(self.device)
+        self.stopwatch = self._stopwatch(workload)
         self.stopwatch.watch(self, "_losses", "forward")
         self._workload = workload
         self._num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES

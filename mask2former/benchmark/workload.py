@@ -31,6 +31,7 @@ class Workload:
         precision: "fp32", "bf16" or "fp16".
         kept_queries: how many queries the panoptic merge of the first picture gets, as from a trained model; untrained
             it would get none. 0 leaves the threshold as the config has it.
+        processor_time: seconds are those of all threads on the CPU, which other programs change little.
     """
 
     size: tuple[int, int]
@@ -39,6 +40,7 @@ class Workload:
     num_targets: int = 20
     precision: str = "fp32"
     kept_queries: int = 20
+    processor_time: bool = False
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:

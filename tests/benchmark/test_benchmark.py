@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from functools import partial
 from pathlib import Path
 
@@ -156,6 +157,13 @@ def test_stages_add_up_over_calls_and_inner_ones_count_for_themselves():
     assert set(stopwatch.seconds) == {"outer"}
 
 
+def test_processor_time_passes_only_while_something_is_computed():
+    wall, processor = Stopwatch(torch.device("cpu")), Stopwatch(torch.device("cpu"), processor_time=True)
+    with wall.stage("asleep"), processor.stage("asleep"):
+        time.sleep(0.05)
+    assert wall.seconds["asleep"] >= 0.05 > processor.seconds["asleep"]
+
+
 def test_memory_is_what_was_needed_since_the_restart_beyond_the_start():
     meter = MemoryMeter(torch.device("cpu"))
     if meter.peak_mib() is None:
@@ -222,7 +230,7 @@ def run(script, monkeypatch):
 def test_the_command_prints_a_table_for_every_combination_and_writes_figures_and_chart(run, tmp_path, capsys):
     figures, chart = tmp_path / "figures.json", tmp_path / "chart.png"
     arguments = ["--config-file", DIGITS, "--training", "--size", 64, 64, "--batch-size", 1, 2, "--targets", 2]
-    arguments += ["--repeats", 1, "--device", "cpu", "--alone", "--json", figures, "--chart", chart]
+    arguments += ["--processor-time", "--repeats", 1, "--device", "cpu", "--alone", "--json", figures, "--chart", chart]
     assert run(*arguments) == 0
     printed = capsys.readouterr().out
     assert all(printed.count(f"\n{stage} ") == 2 for stage in TRAINING_STAGES)
