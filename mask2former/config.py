@@ -170,6 +170,7 @@ def _add_mask_former_config(cfg: CfgNode) -> None:
 
 
 def _add_run_config(cfg: CfgNode) -> None:
+    cfg.MODEL.COMPILE = False  # new: torch.compile of the network, in training too; takes minutes at the first call
     # new: load a checkpoint whose class head has another number of classes and start that head afresh
     cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH = False
     cfg.MODEL.RESNETS.USE_CHECKPOINT = False  # new: recompute residual blocks in the backward pass

@@ -16,6 +16,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from .modeling.backbone.resnet_checkpointing import checkpoint_blocks
+from .modeling.compilation import compile_network
 from .modeling.criterion import LossNormalizer, SetCriterion
 from .modeling.inference_layers import use_inference_layers
 from .modeling.inference_precision import inference_dtype
@@ -81,6 +82,7 @@ class MaskFormer(nn.Module):
         memory_budget_mb: int,
         inference_dtype: torch.dtype | None = None,
         is_video: bool = False,
+        compiled: bool = False,
     ) -> None:
         """Args:
         backbone: images (N, 3, H, W) -> maps by name.
@@ -101,6 +103,7 @@ class MaskFormer(nn.Module):
         memory_budget_mb: MiB that inference may take for its blocks of rows, beside the network and the results.
         inference_dtype: of autocast while the network runs in inference; None leaves that to the caller.
         is_video: inference takes one clip and gives its instances instead of the results of images.
+        compiled: see `compile_network`.
         """
         super().__init__()
         for key, value, allowed in (
@@ -121,6 +124,8 @@ class MaskFormer(nn.Module):
         self.sem_seg_head = sem_seg_head
         for network in (backbone, sem_seg_head):
             use_inference_layers(network)
+        if compiled:
+            compile_network(backbone, sem_seg_head)
         self.criterion = criterion
         self.num_queries = num_queries
         self.deep_supervision = deep_supervision
@@ -180,6 +185,7 @@ class MaskFormer(nn.Module):
             "semantic_output": node.TEST.SEMANTIC_OUTPUT,
             "instance_output": node.TEST.INSTANCE_OUTPUT,
             "memory_budget_mb": node.TEST.MEMORY_BUDGET_MB,
+            "compiled": cfg.MODEL.COMPILE,
             "inference_dtype": inference_dtype(node.TEST.PRECISION, torch.device(cfg.MODEL.DEVICE).type),
         }
 
