@@ -16,9 +16,9 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils.file_io import PathManager
 
 from mask2former.data.datasets.annotation_files import read_json, require_end_of_json
-from mask2former.evaluation.run_lengths import encode_masks
+from mask2former.evaluation.run_lengths import PackedRows, RunLengths, encode_packed, pack_rows
 from mask2former.evaluation.track_precision import track_average_precision
-from mask2former.evaluation.workers import gather_to_main
+from mask2former.evaluation.workers import BackgroundWork
 from mask2former.files import write_atomically
 
 __all__ = ["YTVISEvaluator"]
@@ -51,14 +51,13 @@ class YTVISEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has 
         self._output_dir = output_dir
         self._distributed = distributed
         self._logger = logging.getLogger(__name__)
-        self.reset()
+        self._work = BackgroundWork()
 
     def reset(self) -> None:
-        self._results: list[dict[str, Any]] = []
-        self._num_videos = 0
+        self._work.reset()
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Mapping[str, Any] | Sequence[Any]) -> None:
-        """Keep the tracks of a video as run lengths.
+        """Have the tracks of a video turned into run lengths by another process.
 
         Args:
             inputs: one video, with its `video_id`.
@@ -68,23 +67,18 @@ class YTVISEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has 
         if len(inputs) != 1:
             raise ValueError(f"videos are evaluated one at a time, got {len(inputs)}")
         video_id = inputs[0]["video_id"]
-        self._num_videos += 1
-        for score, label, masks_THW in zip(
-            found["pred_scores"], found["pred_labels"], found["pred_masks"], strict=True
-        ):
-            if label not in self._dataset_id:
-                raise ValueError(
-                    f"predicted class {label} of video {video_id!r} is none of dataset {self._metadata.name!r}, which "
-                    f"has {len(self._dataset_id)}"
-                )
-            self._results.append(
-                {
-                    "video_id": video_id,
-                    "score": float(score),
-                    "category_id": self._dataset_id[label],
-                    "segmentations": encode_masks(torch.as_tensor(masks_THW)),
-                }
+        unknown = set(found["pred_labels"]) - set(self._dataset_id)
+        if unknown:
+            raise ValueError(
+                f"predicted class {min(unknown)} of video {video_id!r} is none of dataset {self._metadata.name!r}, "
+                f"which has {len(self._dataset_id)}"
             )
+        tracks = [
+            {"video_id": video_id, "score": float(score), "category_id": self._dataset_id[label]}
+            for score, label in zip(found["pred_scores"], found["pred_labels"], strict=True)
+        ]
+        masks = [pack_rows(torch.as_tensor(masks_THW)) for masks_THW in found["pred_masks"]]
+        self._work.submit(inputs[0], _with_run_lengths, tracks, masks)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """
@@ -92,15 +86,13 @@ class YTVISEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has 
             "segm" -> AP, AP50, AP75, APs, APm, APl, AR1, AR10 and, for several classes, AP-<class>, in percent. Empty
             on other ranks than 0, and where there are no annotations.
         """
-        results, num_videos = self._results, self._num_videos
-        if self._distributed:
-            gathered, counts = gather_to_main(results), gather_to_main([num_videos])
-            if gathered is None or counts is None:
-                return {}
-            results, num_videos = gathered, sum(counts)
-        if not num_videos:
+        videos = self._work.gather() if self._distributed else self._work.results()
+        if videos is None:
+            return {}
+        if not videos:
             self._logger.warning(f"No video of {self._metadata.name!r} was evaluated: there is no AP")
             return {}
+        results = [track for tracks in videos for track in tracks]
         if self._output_dir is not None:
             write_results(results, self._output_dir)
         ground_truth = read_json(self._json_file)
@@ -114,6 +106,12 @@ class YTVISEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 has 
             f"AP-{category['name']}": value for category, value in zip(categories, precision.by_class, strict=True)
         }
         return {"segm": {**precision.overall, **(by_class if len(by_class) > 1 else {})}}
+
+
+def _with_run_lengths(tracks: list[dict[str, Any]], masks: list[PackedRows | RunLengths]) -> list[dict[str, Any]]:
+    return [
+        {**track, "segmentations": encode_packed(masks_THW)} for track, masks_THW in zip(tracks, masks, strict=True)
+    ]
 
 
 def write_results(results: Iterable[Mapping[str, Any]], folder: str) -> None:
