@@ -6,8 +6,9 @@
 
 The straightforward form resizes the masks of all queries to the output and applies the published rules to them. Both
 get the same made-up predictions: smooth masks, and classes so that a fifth of the queries may own panoptic segments.
-Figures are medians over the repetitions with their range; the sides take turns. Memory is the most that a call needed
-beside what was there before it, its results included. Let nothing else run meanwhile.
+Figures are medians over the repetitions with their range; the sides take turns. Where other programs share the machine,
+the processor time of one thread (--threads 1) says more than the time that passed. Memory is the most that a call
+needed beside what was there before it, its results included.
 """
 
 from __future__ import annotations
@@ -67,12 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not args.alone:
         sides["straightforward"] = lambda: straightforward(class_logits, masks, sizes, settings)
     print(f"{args.queries} queries, {sizes}, budget {args.budget} MiB, {torch.get_num_threads()} threads")
-    for name, (seconds, mebibytes) in measure(sides, args.repeats).items():
-        time_ms, memory = Statistic.of([1000 * second for second in seconds]), Statistic.of(mebibytes)
-        print(
-            f"{name:<18}{time_ms.median:9.1f} ms ({time_ms.smallest:.1f} - {time_ms.largest:.1f})"
-            f"{memory.median:9.0f} MiB ({memory.smallest:.0f} - {memory.largest:.0f})"
-        )
+    for name, figures in measure(sides, args.repeats).items():
+        columns = [f"{figure.median:8.0f} ({figure.smallest:.0f} - {figure.largest:.0f})" for figure in figures]
+        print(f"{name:<17}{columns[0]:<24} ms {columns[1]:<24} ms of processor time {columns[2]:<22} MiB")
     return 0
 
 
@@ -130,19 +128,18 @@ def straightforward(
 
 
 @torch.inference_mode()
-def measure(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Seconds and MiB of every repetition, after one that does not count."""
-    figures: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in sides}
+def measure(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[Statistic]]:
+    """Milliseconds, milliseconds of processor time and MiB of every side, after one call that does not count."""
+    figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sides}
     for repetition in range(-1, repeats):
         for name, call in sides.items():
             before = forget_peak()
-            start = time.perf_counter()
+            start, processor_start = time.perf_counter(), time.process_time()
             call()
-            seconds = time.perf_counter() - start
+            processor_time, passed = time.process_time() - processor_start, time.perf_counter() - start
             if repetition >= 0:
-                figures[name][0].append(seconds)
-                figures[name][1].append(process_mebibytes("VmHWM") - before)
-    return figures
+                figures[name].append((1000 * passed, 1000 * processor_time, process_mebibytes("VmHWM") - before))
+    return {name: [Statistic.of(list(column)) for column in zip(*rows, strict=True)] for name, rows in figures.items()}
 
 
 def forget_peak() -> float:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -102,10 +103,11 @@ class InstanceResult:
         else:
             self._masks = PackedMasks(num_masks, size, device)
         self._occupied_rows_MH = torch.zeros(num_masks, size[0], dtype=torch.uint8, device=device)
+        self._occupied_columns_MW = torch.zeros(num_masks, size[1], dtype=torch.uint8, device=device)
+        self._columns_lock = threading.Lock()  # blocks come from several threads
         # By the first row of a block, so that the order of addition is always the same:
         self._areas_M: dict[int, Tensor] = {}
         self._sums_M: dict[int, Tensor] = {}  # of the probabilities inside
-        self._occupied_columns_MW: dict[int, Tensor] = {}
         self.bytes_per_pixel = 2 * num_masks
 
     def add(self, rows: slice, logits_MrW: Tensor) -> None:
@@ -117,7 +119,9 @@ class InstanceResult:
         self._masks.put(rows, inside_MrW)
         bytes_MrW = inside_MrW.view(torch.uint8)
         self._occupied_rows_MH[:, rows] = bytes_MrW.amax(dim=2)
-        self._occupied_columns_MW[rows.start] = bytes_MrW.amax(dim=1)
+        columns_MW = bytes_MrW.amax(dim=1)
+        with self._columns_lock:
+            torch.maximum(self._occupied_columns_MW, columns_MW, out=self._occupied_columns_MW)
         self._sums_M[rows.start] = probabilities_MrW.sum(dim=(1, 2))
         self._areas_M[rows.start] = probabilities_MrW.ceil_().sum(dim=(1, 2))
 
@@ -126,7 +130,7 @@ class InstanceResult:
         quality_M = _in_order(self._sums_M).sum(dim=0) / (_in_order(self._areas_M).sum(dim=0) + 1e-6)
         scores_N, order_N = (self._candidates.scores * quality_M[self._mask_index_N]).sort(descending=True, stable=True)
         mask_index_N = self._mask_index_N[order_N]
-        boxes_M4 = _boxes(self._occupied_rows_MH, _in_order(self._occupied_columns_MW).amax(dim=0))
+        boxes_M4 = _boxes(self._occupied_rows_MH, self._occupied_columns_MW)
 
         instances = Instances(self._size)
         if isinstance(self._masks, PackedMasks):
