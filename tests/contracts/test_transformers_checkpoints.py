@@ -9,9 +9,8 @@ import torch
 from detectron2.modeling import build_model
 from safetensors.torch import load_file, save_file
 
-from mask2former.benchmark import transformers_config
 from mask2former.modeling.backbone.windows import relative_position_index
-from mask2former.modeling.transformers_config import config_overrides
+from mask2former.modeling.transformers_config import config_overrides, to_transformers_config
 from mask2former.modeling.transformers_folder import read_transformers, write_transformers
 from tests.golden import picture
 from tests.modeling.transformers_cases import CASES, case_config, case_model, randomize
@@ -35,7 +34,9 @@ def _quiet():
 
 def make_theirs(cfg):
     torch.manual_seed(0)
-    theirs = transformers.Mask2FormerForUniversalSegmentation(transformers_config(cfg)).eval()
+    theirs = transformers.Mask2FormerForUniversalSegmentation(
+        transformers.Mask2FormerConfig.from_dict(to_transformers_config(cfg))
+    ).eval()
     randomize(theirs)
     return theirs
 
