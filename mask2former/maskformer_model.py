@@ -323,7 +323,7 @@ class MaskFormer(nn.Module):
             )
             for sample in batched_inputs
         ]
-        features = self.backbone(images.tensor)
+        features = self.backbone(images.tensor.contiguous(memory_format=self._memory_format()))
         predictions = self.sem_seg_head.predict(features, num_frames=num_frames, all_layers=self.deep_supervision)
         return self.criterion(predictions, targets, normalizer)
 
