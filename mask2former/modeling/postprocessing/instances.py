@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from .large_tensors import empty
 from .run_lengths import PackedMasks, RunLengthMasks
 from .shapes import check_shapes
 
@@ -152,7 +151,7 @@ class _BoolMasks:
     """N masks, of which the first M hold those of the queries until all are put in order."""
 
     def __init__(self, num_instances: int, size: tuple[int, int], device: torch.device) -> None:
-        self._masks_NHW = empty((num_instances, *size), torch.bool, device)
+        self._masks_NHW = torch.empty((num_instances, *size), dtype=torch.bool, device=device)
 
     def put(self, rows: slice, inside_MrW: Tensor) -> None:
         self._masks_NHW[: len(inside_MrW), rows] = inside_MrW

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from .large_tensors import empty
-
 __all__ = ["PackedMasks", "RunLengthMasks"]
 
 # Eight bytes of 0 or 1, read as one number and multiplied by this, have their bits in the highest byte, the bit of the
@@ -62,7 +60,7 @@ class PackedMasks:
 
     def __init__(self, num_masks: int, size: tuple[int, int], device: torch.device) -> None:
         self._size = size
-        self._bits_MHB = empty((num_masks, size[0], -(-size[1] // 8)), torch.uint8, device)
+        self._bits_MHB = torch.empty((num_masks, size[0], -(-size[1] // 8)), dtype=torch.uint8, device=device)
 
     def put(self, rows: slice, inside_MrW: Tensor) -> None:
         """Some rows, bool."""

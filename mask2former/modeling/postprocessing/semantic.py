@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from .large_tensors import empty
 from .shapes import check_shapes
 
 __all__ = ["SEMANTIC_RESULTS", "SemanticResult", "semantic_inference"]
@@ -81,7 +80,7 @@ class _Scores(SemanticResult):
     num_maps = 0  # `add` writes scores where they stay
 
     def _allocate(self, size: tuple[int, int]) -> None:
-        self._scores_KHW = empty((self.num_classes, *size), torch.float32, self._weights_KQ.device)
+        self._scores_KHW = torch.empty((self.num_classes, *size), dtype=torch.float32, device=self._weights_KQ.device)
 
     def add(self, rows: slice, logits_QrW: Tensor) -> None:
         width = logits_QrW.shape[2]
@@ -104,7 +103,9 @@ class _Probabilities(SemanticResult):
     num_maps = 2
 
     def _allocate(self, size: tuple[int, int]) -> None:
-        self._probabilities_KHW = empty((self.num_classes, *size), torch.float32, self._weights_KQ.device)
+        self._probabilities_KHW = torch.empty(
+            (self.num_classes, *size), dtype=torch.float32, device=self._weights_KQ.device
+        )
         self._entropy_HW = self._weights_KQ.new_empty(size)
 
     def put(self, rows: slice, scores_KrW: Tensor) -> None:
