@@ -20,7 +20,7 @@ from faster_coco_eval.core.coco import COCO
 from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from numpy.typing import NDArray
 
-from mask2former.evaluation.tracks import frame_areas, joined_frames
+from mask2former.evaluation.tracks import joined_frames
 
 __all__ = ["TrackPrecision", "track_average_precision"]
 
@@ -89,14 +89,14 @@ def _as_pictures(
                 f"{kind} {index} has {len(shapes)} masks for the {len(video['file_names'])} frames of video "
                 f"{track['video_id']!r}"
             )
-        size = (video["height"], video["width"])
+        joined = joined_frames(shapes, (video["height"], video["width"]))
         yield (
             track,
             {
                 "image_id": numbers[track["video_id"]],
                 "category_id": track["category_id"],
-                "segmentation": joined_frames(shapes, size),
-                "area": _mean_area(frame_areas(shapes, size)),
+                "segmentation": joined.mask,
+                "area": _mean_area(joined.areas_T),
             },
         )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mask2former.evaluation.tracks import frame_areas, joined_frames
+from mask2former.evaluation.tracks import joined_frames
 
 
 def encode(mask):
@@ -18,15 +18,16 @@ def test_joined_frames_are_the_run_lengths_of_the_frames_side_by_side(seed) -> N
     masks = rng.random((length, height, width)) < rng.choice([0, 0.1, 0.5, 0.9, 1])
     shapes = [encode(mask) if mask.any() or rng.random() < 0.5 else None for mask in masks]
     picture = np.concatenate(list(masks), axis=1)
-    assert joined_frames(shapes, (height, width)) == encode(picture)
-    assert frame_areas(shapes, (height, width)).tolist() == masks.sum(axis=(1, 2)).tolist()
+    track = joined_frames(shapes, (height, width))
+    assert track.mask == encode(picture)
+    assert track.areas_T.tolist() == masks.sum(axis=(1, 2)).tolist()
 
 
 def test_long_runs_and_many_of_them_are_joined_exactly() -> None:
     rng = np.random.default_rng(0)
     mask = np.zeros((700, 900), dtype=bool)
     mask[100:600, 200:800] = rng.random((500, 600)) < 0.7
-    assert joined_frames([encode(mask)] * 2, mask.shape) == encode(np.concatenate([mask] * 2, axis=1))
+    assert joined_frames([encode(mask)] * 2, mask.shape).mask == encode(np.concatenate([mask] * 2, axis=1))
 
 
 def test_every_kind_of_mask_is_joined_alike() -> None:
@@ -37,8 +38,8 @@ def test_every_kind_of_mask_is_joined_alike() -> None:
     uncompressed = {"size": [20, 30], "counts": [*counts.tolist(), mask.size - int(counts.sum())]}
     text = {**compressed, "counts": compressed["counts"].decode()}
     polygons = [[5, 4, 25, 4, 25, 12, 5, 12]]
-    expected = joined_frames([compressed] * 4, (20, 30))
-    assert joined_frames([compressed, uncompressed, text, polygons], (20, 30)) == expected
+    expected = joined_frames([compressed] * 4, (20, 30)).mask
+    assert joined_frames([compressed, uncompressed, text, polygons], (20, 30)).mask == expected
 
 
 def test_masks_of_another_size_than_the_video_are_refused() -> None:

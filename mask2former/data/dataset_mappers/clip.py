@@ -23,7 +23,7 @@ from mask2former.data.augmentation import IMAGE_PADDING, build_clip_augmentation
 from mask2former.data.dataset_mappers.base import ImageMapper, to_tensor
 from mask2former.data.dataset_mappers.targets import InstanceLabels, Record, check_classes
 from mask2former.data.masks import is_visible
-from mask2former.data.reading import BrokenSampleError, check_size, read_image
+from mask2former.data.reading import BrokenSampleError, check_size
 from mask2former.registry import register_mapper
 
 __all__ = ["ClipMapper", "CocoClipDatasetMapper", "YTVISDatasetMapper", "draw_frames"]
@@ -79,10 +79,8 @@ class ClipMapper(ImageMapper):
     def _read_frames(self, record: Record, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Frames as stored, all of the size of the video."""
         names = [record["file_names"][index] for index in indices]
-        frames = [read_image(name, self.image_format) for name in names]
+        frames = [self.read_image({**record, "file_name": name}) for name in names]
         for name, frame in zip(names, frames, strict=True):
-            if "height" in record and "width" in record:
-                check_size(name, frame.shape, (record["height"], record["width"]), "its annotation")
             check_size(name, frame.shape, frames[0].shape[:2], names[0])
         return frames
 
@@ -188,12 +186,11 @@ class YTVISDatasetMapper(ClipMapper):
         for frame, (objects, name) in enumerate(zip(objects_T, names, strict=True)):
             masks_Mhw = InstanceLabels(name, objects, size).targets(transforms, augmented).masks
             masks_NThw[[place_of[entry["id"]] for entry in objects], frame] = masks_Mhw
-        classes = dict(class_of)
+        classes = list(class_of.values())
         if self.clip_labels == "last_frame":
             in_last = {entry["id"] for entry in objects_T[-1]}
-            classes = {key: value if key in in_last else self.num_classes for key, value in class_of.items()}
-
-        return _visible_instances(list(classes.values()), list(class_of), masks_NThw)
+            classes = [value if key in in_last else self.num_classes for key, value in class_of.items()]
+        return _visible_instances(classes, list(class_of), masks_NThw)
 
 
 @register_mapper("coco_clip")
@@ -206,24 +203,23 @@ class CocoClipDatasetMapper(YTVISDatasetMapper):
             return ImageMapper.__call__(self, record)
         image_HW3 = self.read_image(record)
         size = image_HW3.shape[:2]
-        objects = [entry for entry in record.get("annotations", ()) if not entry.get("iscrowd", 0)]
-        check_classes([entry["category_id"] for entry in objects], self.num_classes, record["file_name"])
+        labels = InstanceLabels.read({"annotations": [], **record}, size, num_classes=self.num_classes)
+        classes = [entry["category_id"] for entry in labels.annotations]
         images, masks = [], []
         for _ in range(self.num_frames):
             augmented = T.AugInput(image_HW3)
             transforms = self.augmentations(augmented)
             images.append(to_tensor(augmented.image))
-            masks.append(InstanceLabels(record["file_name"], objects, size).targets(transforms, augmented).masks)
+            masks.append(labels.targets(transforms, augmented).masks)
         height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
         padded = [
             F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]), value=IMAGE_PADDING)
             for image in images
         ]
-        masks_NThw = torch.zeros(len(objects), len(images), height, width, dtype=torch.bool)
+        masks_NThw = torch.zeros(len(classes), len(images), height, width, dtype=torch.bool)
         for frame, masks_Nhw in enumerate(masks):
             masks_NThw[:, frame, : masks_Nhw.shape[1], : masks_Nhw.shape[2]] = masks_Nhw
-        classes = [entry["category_id"] for entry in objects]
-        instances = _visible_instances(classes, list(range(len(objects))), masks_NThw)
+        instances = _visible_instances(classes, list(range(len(classes))), masks_NThw)
         return {**self.start_sample(record, size), "image": padded, "instances": instances}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arguments import computing_dtype
 from .value_gradient import ValueGradient, sum_of_shares
 
 __all__ = ["backward", "forward", "fused_backward", "fused_forward"]
@@ -93,8 +94,7 @@ def _launch_backward(
     make = functools.partial(torch.empty if grad_output.numel() else torch.zeros, device=value.device)
     grad_points = make(points.shape, dtype=points.dtype)
     grad_weights = make(weights.shape, dtype=weights.dtype)
-    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
-    grad_reference = make((*points.shape[:4], 2) if with_reference else (0,), dtype=dtype)
+    grad_reference = make((*points.shape[:4], 2) if with_reference else (0,), dtype=computing_dtype(value))
     if grad_output.numel():
         kernel = _load_kernels(value.device.type)[1]
         outputs = (total.scale, total.sums, grad_points, grad_weights, grad_reference)

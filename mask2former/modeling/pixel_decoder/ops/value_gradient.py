@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .arguments import computing_dtype
+
 __all__ = ["ValueGradient", "sum_of_shares"]
 
 
@@ -29,7 +31,7 @@ class ValueGradient(NamedTuple):
     @classmethod
     def start(cls, value: Tensor, grad_output: Tensor, weights: Tensor, *, weights_are_logits: bool) -> ValueGradient:
         """Zeros to add to; grad_output (B, T, n * d), weights or logits (B, T, n, L, K)."""
-        dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+        dtype = computing_dtype(value)
         if not torch.are_deterministic_algorithms_enabled():
             return cls(torch.zeros(value.shape, dtype=dtype, device=value.device), None)
         scale = _fixed_point_scale(grad_output, weights, weights_are_logits=weights_are_logits, dtype=dtype)
