@@ -128,7 +128,10 @@ struct Row {
 // Fills the points of a row; -> where they stand in shared memory. With reference points the weights are the softmax of
 // what is given.
 template <typename points_t, typename acc_t>
-__device__ __forceinline__ void find_points(const Call& call, const Row& row, int group, Point<acc_t>* points) {
+__device__ __forceinline__ Point<acc_t>* find_points(const Call& call, const Row& row, int group) {
+  extern __shared__ unsigned char shared_memory[];
+  Point<acc_t>* points =
+      reinterpret_cast<Point<acc_t>*>(shared_memory) + threadIdx.x / group * call.num_levels * call.points;
   const int count = row.exists ? call.num_levels * call.points : 0;
   const int64_t first = row.index(call) * call.num_levels * call.points;
   const points_t* coordinates = static_cast<const points_t*>(call.coordinates) + 2 * first;
@@ -165,6 +168,7 @@ __device__ __forceinline__ void find_points(const Call& call, const Row& row, in
     set_place(points[i], x, y, height, width);
   }
   __syncwarp();  // a group lies in one warp
+  return points;
 }
 
 // ---- channels ------------------------------------------------------------------------------------------------------
@@ -293,12 +297,9 @@ __device__ __forceinline__ void write_gradients(
 
 template <typename value_t, typename points_t, typename acc_t, int kWidth>
 __global__ void forward_kernel(const __grid_constant__ ForwardCall call, const Spread spread) {
-  extern __shared__ unsigned char shared_memory[];
   const int group = spread.group;
   const Row row(call, spread);
-  Point<acc_t>* points =
-      reinterpret_cast<Point<acc_t>*>(shared_memory) + threadIdx.x / group * call.num_levels * call.points;
-  find_points<points_t>(call, row, group, points);
+  Point<acc_t>* points = find_points<points_t, acc_t>(call, row, group);
   if (!row.exists) {
     return;  // no warp function follows
   }
@@ -339,12 +340,9 @@ __global__ void forward_kernel(const __grid_constant__ ForwardCall call, const S
 // `sum_t` is what gradients of the value are added up in: acc_t, or int64 in steps of 1 / scale.
 template <typename value_t, typename points_t, typename acc_t, typename sum_t, int kWidth>
 __global__ void backward_kernel(const __grid_constant__ BackwardCall call, const Spread spread) {
-  extern __shared__ unsigned char shared_memory[];
   const int group = spread.group;
   const Row row(call, spread);
-  Point<acc_t>* points =
-      reinterpret_cast<Point<acc_t>*>(shared_memory) + threadIdx.x / group * call.num_levels * call.points;
-  find_points<points_t>(call, row, group, points);
+  Point<acc_t>* points = find_points<points_t, acc_t>(call, row, group);
 
   const int64_t stride = call.heads * int64_t(call.channels), channels = row.exists ? call.channels : 0;
   const int64_t head_offset = row.batch * call.tokens * stride + row.head * call.channels;
