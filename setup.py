@@ -59,7 +59,21 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     # The embedded digit-disc scenes are composed from pictures that these two packages ship; av reads and writes video.
     "demo": ["scikit-learn>=1.2", "scikit-image>=0.20", "av>=15"],
-    "deploy": ["av>=15"],
+    # Export, quantization and ONNX Runtime; tiles of pictures larger than memory; the service.
+    "deploy": [
+        "av>=15",
+        "onnx>=1.18",
+        "onnxruntime>=1.22",
+        "onnxscript>=0.5",
+        "onnxslim>=0.1.60",
+        "rasterio>=1.3.10",
+        "fastapi>=0.115",
+        "uvicorn>=0.30",
+        "python-multipart>=0.0.12",
+        "prometheus-client>=0.20",
+    ],
+    # Data sets on many machines, and tables of results.
+    "cluster": ["ray[data,serve]>=2.40", "pyarrow>=15"],
     # Cityscapes' official metrics and label pictures; the HDF5 label files of COCO-Stuff-10k.
     "data": ["cityscapesscripts>=2.2", "h5py>=3.8"],
     # Any feature extractor of timm as a backbone.
@@ -77,6 +91,8 @@ EXTRAS_REQUIRE = {
         "cityscapesscripts>=2.2",
         "h5py>=3.8",
         "timm>=1.0.31",
+        "httpx>=0.27",
+        "schemathesis>=4",
     ],
 }
 
