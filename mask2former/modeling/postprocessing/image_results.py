@@ -40,7 +40,12 @@ class ResultSettings:
 
 @torch.no_grad()
 def image_results(
-    class_logits: Tensor, mask_logits_of: MaskLogitsOf, sizes: MaskSizes, settings: ResultSettings
+    class_logits: Tensor,
+    mask_logits_of: MaskLogitsOf,
+    sizes: MaskSizes,
+    settings: ResultSettings,
+    *,
+    with_queries: bool = False,
 ) -> dict[str, Any]:
     """`sem_seg` (see `SEMANTIC_RESULTS`), `panoptic_seg` and `instances`, as far as they are switched on.
 
@@ -51,6 +56,8 @@ def image_results(
         class_logits: (Q, K + 1), last class = "no object".
         mask_logits_of: gives the masks.
         sizes: how masks are resized.
+        with_queries: say of each segment which query it came from, for those who follow objects through a video: adds
+            `panoptic_queries` and `instance_queries`, (N,) int64, in the order of the segments.
     """
     semantic = panoptic = instances = None
     readers: list[tuple[Any, Tensor]] = []  # a result, and its queries
@@ -60,14 +67,14 @@ def image_results(
         instances = InstanceResult(candidates, sizes.output, settings.instance_output)
         readers.append((instances, instances.queries))
     if settings.panoptic_on:
-        queries = panoptic_candidates(class_logits, object_mask_threshold=settings.object_mask_threshold)
+        panoptic_queries = panoptic_candidates(class_logits, object_mask_threshold=settings.object_mask_threshold)
         panoptic = PanopticResult(
-            class_logits[queries],
+            class_logits[panoptic_queries],
             sizes.output,
             thing_ids=settings.thing_ids,
             overlap_threshold=settings.overlap_threshold,
         )
-        readers.append((panoptic, queries))
+        readers.append((panoptic, panoptic_queries))
     if settings.semantic_output is not None:
         semantic = SEMANTIC_RESULTS[settings.semantic_output](class_logits, sizes.output)
 
@@ -84,11 +91,16 @@ def image_results(
             for (result, _), place in zip(readers, places.split([len(queries) for _, queries in readers]), strict=True)
         ]
         _read_blocks(resizing(mask_logits_of(queries_R), sizes), readers, None, settings.memory_budget)
-    return {
+    results: dict[str, Any] = {
         **({} if semantic is None else semantic.value()),
         **({} if panoptic is None else {"panoptic_seg": panoptic.value(with_scores=True)}),
         **({} if instances is None else {"instances": instances.value()}),
     }
+    if with_queries and panoptic is not None:
+        results["panoptic_queries"] = panoptic_queries[panoptic.opening_candidates]
+    if with_queries and instances is not None:
+        results["instance_queries"] = instances.queries_of_instances
+    return results
 
 
 def _read_blocks(

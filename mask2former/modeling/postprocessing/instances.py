@@ -129,6 +129,7 @@ class InstanceResult:
         quality_M = _in_order(self._sums_M).sum(dim=0) / (_in_order(self._areas_M).sum(dim=0) + 1e-6)
         scores_N, order_N = (self._candidates.scores * quality_M[self._mask_index_N]).sort(descending=True, stable=True)
         mask_index_N = self._mask_index_N[order_N]
+        self.queries_of_instances = self.queries[mask_index_N]
         boxes_M4 = _boxes(self._occupied_rows_MH, self._occupied_columns_MW)
 
         instances = Instances(self._size)

@@ -108,6 +108,7 @@ class PanopticResult:
         accepted_S = (painted_areas_S > 0) & (share_S >= self._overlap_threshold)
         is_thing_S = torch.isin(self._labels_S, torch.tensor(self._thing_ids, dtype=torch.int64, device=share_S.device))
         opens_S, id_S = _number_segments(accepted_S, self._labels_S, is_thing_S)
+        self.opening_candidates = opens_S.nonzero().squeeze(1)  # of each segment the candidate that opened it
 
         id_of_owner = torch.cat([id_S.new_zeros(1), id_S]).int()
         for part_P in self._map_HW.flatten().split(PIXELS_AT_ONCE):  # views: the map is written in place

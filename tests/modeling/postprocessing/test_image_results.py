@@ -93,6 +93,25 @@ def test_blocks_of_any_height_give_what_whole_masks_give(case: str, budget: int)
         assert len(expected["panoptic_seg"][1]) > 1 and len(expected["instances"]) > 3
 
 
+@pytest.mark.parametrize("topk", [3, 12])
+def test_of_every_segment_is_told_which_query_it_came_from(topk: int) -> None:
+    class_logits, masks = _prediction()
+    sizes, settings = SIZES["padded"], replace(SETTINGS, topk=topk, semantic_output=None)
+    results = image_results(class_logits, lambda queries: masks[queries], sizes, settings, with_queries=True)
+    probabilities = class_logits.softmax(-1)
+    infos, queries = results["panoptic_seg"][1], results["panoptic_queries"].tolist()
+    assert [info["score"] for info in infos] == [float(probabilities[query].max()) for query in queries]
+    assert len(set(queries)) == len(infos) > 1
+
+    instances, queries = results["instances"], results["instance_queries"]
+    inside = resized_to_output(masks[queries], sizes) > 0
+    assert torch.equal(instances.pred_masks, inside)
+    class_logits[:, -1] = 99
+    nothing = image_results(class_logits, lambda queries: masks[queries], sizes, settings, with_queries=True)
+    assert nothing["panoptic_queries"].tolist() == []
+    assert results.keys() - _results(settings, sizes).keys() == {"panoptic_queries", "instance_queries"}
+
+
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
 def test_threads_change_nothing_at_all(num_threads: int) -> None:
     settings = replace(SETTINGS, memory_budget=ONE_ROW)
