@@ -84,7 +84,7 @@ def test_a_task_file_states_only_differences(path):
     assert len(path.read_text().splitlines()) <= 15
 
 
-@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic", "video"])
 def test_the_digits_have_a_config_for_each_task(task):
     cfg = load_config(CONFIGS / "digits" / f"{task}.yaml")
     assert cfg.DATASETS.TRAIN == (f"digits_{task}_train",)

@@ -73,7 +73,7 @@ def test_the_transformer_decoder_registry_keeps_its_published_name() -> None:
     assert TRANSFORMER_DECODER_REGISTRY._name == "TRANSFORMER_MODULE"
 
 
-@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic", "video"])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_embedded_datasets_are_registered(task: str, split: str) -> None:
     assert f"digits_{task}_{split}" in DatasetCatalog.list()

@@ -3,7 +3,7 @@
 A scene is two tinted photographs of brick, grass or gravel (stuff) that meet along a random line, and one to four
 colored discs (things), each bearing one handwritten digit; the disc is the mask and the digit its class. The material
 ships inside scikit-learn (1,797 digits) and scikit-image (three photographs), so both are imported only when scenes are
-made. A scene is drawn from a description (`Scene`): whoever moves the discs of a description gets a clip.
+made. A scene is drawn from a description (`Scene`); digit_clips.py moves the discs of a description.
 """
 
 # H, W pixels; (x, y) positions are in pixels from the top left corner, pixel centers lie at +0.5.
@@ -30,6 +30,7 @@ _FIRST_VALIDATION_DIGIT = 1415
 _FIRST_VALIDATION_COLUMN = 384
 # A segment of which less than this share can be seen becomes void: nobody could tell what it is.
 _MIN_VISIBLE_SHARE = 0.1
+_MAX_DISCS = 4
 
 VOID = 255
 
@@ -85,6 +86,7 @@ class Segment(NamedTuple):
     is_thing: bool
     is_whole: bool  # nothing covers any part of it
     mask: NDArray[np.bool_]  # (H, W)
+    disc: int | None  # index into Scene.discs; None for a texture
 
 
 class DrawnScene(NamedTuple):
@@ -117,14 +119,14 @@ def load_material(split: str) -> Material:
     return Material((bunch.images[chosen] / 16).astype(np.float32), bunch.target[chosen].astype(np.int64), textures)
 
 
-def sample_scene(material: Material, *, size: int, random: np.random.Generator, max_discs: int = 4) -> Scene:
-    """Draws a random scene of size x size pixels with 1..max_discs discs."""
+def sample_scene(material: Material, *, size: int, random: np.random.Generator, min_discs: int = 1) -> Scene:
+    """Draws a random scene of size x size pixels with min_discs..4 discs."""
     kinds = random.permutation(len(TEXTURES))[:2]
     textures = tuple(_sample_texture(material, int(kind), random) for kind in kinds)
     x, y = random.uniform(0.3, 0.7, 2) * size
     angle = random.uniform(0, 2 * np.pi)
     discs: list[Disc] = []
-    for _ in range(int(random.integers(1, max_discs + 1))):
+    for _ in range(int(random.integers(min_discs, _MAX_DISCS + 1))):
         radius = random.uniform(0.13, 0.23) * size
         discs.append(_sample_disc(material, radius, _free_place(discs, radius, size, random), random))
     noise_seed = int(random.integers(2**31))
@@ -158,7 +160,9 @@ def draw_scene(scene: Scene, material: Material) -> DrawnScene:
         visible_HW = top_layer_HW == layer
         num_full, num_visible = int(full_HW.sum()), int(visible_HW.sum())
         if num_visible > 0 and num_visible >= _MIN_VISIBLE_SHARE * num_full:
-            segments.append(Segment(category, category < NUM_DIGITS, num_visible == num_full, visible_HW))
+            disc_index = layer - len(scene.textures) if category < NUM_DIGITS else None
+            is_whole = num_visible == num_full
+            segments.append(Segment(category, category < NUM_DIGITS, is_whole, visible_HW, disc_index))
     return DrawnScene(image_HW3, segments)
 
 

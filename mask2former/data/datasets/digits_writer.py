@@ -10,11 +10,7 @@ digits/preparation.json                     the settings the folder was made wit
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +29,9 @@ from mask2former.data.datasets.digits import (
     sample_scene,
     scene_random,
 )
+from mask2former.data.datasets.prepared_folder import Progress, no_progress, prepare_folder, write_json
 from mask2former.data.masks import encode_rle, id_to_rgb, mask_to_polygon
 
-_SETTINGS_FILE = "preparation.json"
 _FORMAT_VERSION = 1
 
 
@@ -58,54 +54,24 @@ class DigitsSettings:
 
 
 def prepare_digits(
-    output: str | Path,
-    settings: DigitsSettings,
-    *,
-    overwrite: bool = False,
-    progress: Callable[[Iterable[int], str], Iterable[int]] = lambda indices, _: indices,
+    output: str | Path, settings: DigitsSettings, *, overwrite: bool = False, progress: Progress = no_progress
 ) -> bool:
     """Writes both splits under `output`; an interrupted run leaves nothing there.
 
     Args:
         overwrite: replace a folder that was prepared with other settings.
-        progress: wraps the scene indices of a split whose name it is given, for a progress bar.
+        progress: wraps the scene indices of a split.
 
     Returns:
         False when `output` already holds exactly this data set and nothing was done.
     """
-    target = Path(output)
-    if target.exists() and any(target.iterdir()):
-        found = _read_settings(target)
-        if found == _settings_record(settings) and not overwrite:
-            return False
-        if found is None:
-            raise ValueError(f"{target} holds files that this preparation did not write; choose another output folder")
-        if not overwrite:
-            raise ValueError(
-                f"{target} was prepared with other settings ({found}); choose another output folder or --overwrite"
-            )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        unfinished = workspace / "new"
+
+    def write(folder: Path) -> None:
         for split, num_scenes in (("train", settings.num_train), ("val", settings.num_val)):
-            _write_split(unfinished, split, progress(range(num_scenes), split), settings)
-        _write_json(unfinished / _SETTINGS_FILE, _settings_record(settings))
-        _replace_folder(target, unfinished, put_aside=workspace / "old")
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
-    return True
+            _write_split(folder, split, progress(range(num_scenes), split), settings)
 
-
-def _replace_folder(target: Path, unfinished: Path, *, put_aside: Path) -> None:
-    if target.exists():
-        os.replace(target, put_aside)
-    try:
-        os.replace(unfinished, target)
-    except OSError:
-        if put_aside.exists():
-            os.replace(put_aside, target)
-        raise
+    record = {"format_version": _FORMAT_VERSION, **asdict(settings)}
+    return prepare_folder(output, record, write, overwrite=overwrite)
 
 
 def _write_split(root: Path, split: str, indices: Iterable[int], settings: DigitsSettings) -> None:
@@ -130,12 +96,12 @@ def _write_split(root: Path, split: str, indices: Iterable[int], settings: Digit
             if segment.is_thing:
                 instances.append(_instance_annotation(segment, categories, len(instances) + 1, index))
     annotations = root / "annotations"
-    _write_json(
+    write_json(
         annotations / f"panoptic_{split}.json",
         {"images": images, "annotations": panoptic, "categories": [category.to_json() for category in categories]},
     )
     things = [{"id": category.id, "name": category.name} for category in categories if category.is_thing]
-    _write_json(
+    write_json(
         annotations / f"instances_{split}.json", {"images": images, "annotations": instances, "categories": things}
     )
 
@@ -158,7 +124,7 @@ def _panoptic_labels(
         ids_HW[segment.mask] = segment_id
         semantic_HW[segment.mask] = segment.category
         info = {"id": segment_id, "category_id": category.id, "iscrowd": 0}
-        segments_info.append({**info, "area": int(segment.mask.sum()), "bbox": _box_xywh(segment.mask)})
+        segments_info.append({**info, "area": int(segment.mask.sum()), "bbox": box_xywh(segment.mask)})
     return id_to_rgb(ids_HW), semantic_HW, segments_info
 
 
@@ -173,25 +139,13 @@ def _instance_annotation(
         "category_id": categories[segment.category].id,
         "iscrowd": 0,
         "area": int(segment.mask.sum()),
-        "bbox": _box_xywh(segment.mask),
+        "bbox": box_xywh(segment.mask),
         "segmentation": encode_rle(segment.mask) if polygon is None else [polygon],
     }
 
 
-def _box_xywh(mask_HW: NDArray[np.bool_]) -> list[int]:
+def box_xywh(mask_HW: NDArray[np.bool_]) -> list[int]:
+    """COCO's box of a mask that has pixels."""
     rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
     top, left = int(rows[0]), int(columns[0])
     return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
-
-
-def _settings_record(settings: DigitsSettings) -> dict[str, int]:
-    return {"format_version": _FORMAT_VERSION, **asdict(settings)}
-
-
-def _read_settings(folder: Path) -> Any:
-    path = folder / _SETTINGS_FILE
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content))

@@ -89,6 +89,10 @@ def _panoptic(name: str, categories: str | None, kind: str, paths: Paths, **sett
     return Split(name, "panoptic", categories, f"{kind}_panoptic_seg", paths, **settings)
 
 
+def _video(name: str, categories: str, paths: Paths, **settings: Any) -> Split:
+    return Split(name, "video", categories, "ytvis", paths, _INSTANCE, **settings)
+
+
 def _commands(*scripts: str) -> str:
     return " && ".join(f"python datasets/{script}.py --root {{root}}" for script in scripts)
 
@@ -107,6 +111,9 @@ def _digits() -> Iterator[Split]:
         yield _panoptic(f"digits_panoptic_{part}", "digits", "coco", paths, **settings)
         yield _instance(f"digits_instance_{part}", "digits", paths, **settings)
         yield _semantic(f"digits_semantic_{part}", "digits", paths, **settings)
+        paths = {"image_root": f"digits_video/{part}/JPEGImages", "json_file": f"digits_video/{part}.json"}
+        preparation = "python datasets/prepare_digits.py --video --output {root}/digits_video"
+        yield _video(f"digits_video_{part}", "digits", paths, preparation=preparation)
 
 
 def _coco() -> Iterator[Split]:
@@ -227,4 +234,4 @@ def _youtube_vis() -> Iterator[Split]:
                 "image_root": f"{name}/{folder}/JPEGImages",
                 "json_file": f"{name}/{folder}.json",
             }
-            yield Split(f"{name}_{part}", "video", name, "ytvis", paths, _INSTANCE)
+            yield _video(f"{name}_{part}", name, paths)
