@@ -323,6 +323,8 @@ class MaskFormer(nn.Module):
             )
             for sample in batched_inputs
         ]
+        if normalizer is None:  # workers add it up while the network runs
+            normalizer = self.criterion.normalizer([len(target.labels) for target in targets], self.num_queries)
         features = self.backbone(images.tensor.contiguous(memory_format=self._memory_format()))
         predictions = self.sem_seg_head.predict(features, num_frames=num_frames, all_layers=self.deep_supervision)
         return self.criterion(predictions, targets, normalizer)

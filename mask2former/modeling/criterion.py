@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -27,15 +26,41 @@ __all__ = ["LossNormalizer", "SetCriterion"]
 _MAX_KEPT_CELLS = 2**26
 
 
-class LossNormalizer(NamedTuple):
-    """What the losses of one optimizer step are divided by; scalars on the device.
+class LossNormalizer:
+    """What the losses of one optimizer step are divided by.
 
-    Both follow from the number of targets alone, so they are known before the forward pass and can span micro-batches
-    and workers: the losses of the parts add up (over micro-batches) and average (over workers) to those of the whole.
+    Both numbers follow from the number of targets alone, so they are known before the forward pass and can span
+    micro-batches and workers: the losses of the parts add up (over micro-batches) and average (over workers) to those
+    of the whole. Workers add them up while the network runs; only reading them waits for that.
     """
 
-    num_masks: Tensor
-    class_weight_sum: Tensor
+    def __init__(self, num_masks: int, class_weight_sum: float, device: torch.device) -> None:
+        """Args: of this worker's targets and queries. Every worker must make its normalizer in the same order."""
+        # Filled on the device: copying a list would wait for all that the device has to do.
+        self._sums_2 = torch.stack(
+            [torch.full((), float(value), device=device) for value in (num_masks, class_weight_sum)]
+        )
+        self._num_workers = 1
+        self._adding: dist.Work | None = None
+        if dist.is_available() and dist.is_initialized():
+            self._adding = dist.all_reduce(self._sums_2, async_op=True)
+            self._num_workers = dist.get_world_size()
+
+    @property
+    def num_masks(self) -> Tensor:
+        """Targets per worker, a scalar on the device; of all workers together at least one."""
+        return self._added()[0].clamp(min=1) / self._num_workers
+
+    @property
+    def class_weight_sum(self) -> Tensor:
+        """Weights of the classes that queries should have, per worker, a scalar on the device."""
+        return self._added()[1] / self._num_workers
+
+    def _added(self) -> Tensor:
+        if self._adding is not None:
+            self._adding.wait()
+            self._adding = None
+        return self._sums_2
 
 
 class SetCriterion(nn.Module):
@@ -92,15 +117,8 @@ class SetCriterion(nn.Module):
         """
         matched = sum(min(count, num_queries) for count in num_targets)
         unmatched = num_queries * len(num_targets) - matched
-        sums = torch.tensor(
-            [sum(num_targets), matched + self.no_object_weight * unmatched], device=self.empty_weight.device
-        )
-        num_workers = 1
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
-            num_workers = dist.get_world_size()
-        num_masks, class_weight_sum = sums
-        return LossNormalizer(num_masks.clamp(min=1) / num_workers, class_weight_sum / num_workers)
+        class_weight_sum = matched + self.no_object_weight * unmatched
+        return LossNormalizer(sum(num_targets), class_weight_sum, self.empty_weight.device)
 
     def forward(
         self, predictions: Predictions, targets: Sequence[Target], normalizer: LossNormalizer | None = None
@@ -215,4 +233,5 @@ def _mask_loss_sums_of_pairs(
     losses_2M = point_losses(maps_Mhw, at, values_NP, target_M)
     # A product with 0/1 columns, because adding at indices is not reproducible on CUDA.
     layer_M = layer_R.repeat_interleave(num_frames)
-    return losses_2M @ F.one_hot(layer_M, num_layers).to(losses_2M.dtype)
+    is_of_layer_ML = layer_M.unsqueeze(1) == torch.arange(num_layers, device=layer_M.device)
+    return losses_2M @ is_of_layer_ML.to(losses_2M.dtype)

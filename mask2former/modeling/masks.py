@@ -50,21 +50,27 @@ class MaskLogits(NamedTuple):
         """
         return MaskLogits(self.embeddings, resize_features(self.features, size))
 
-    def at_points(self, points_BP2: Tensor) -> Tensor:
-        """Logits at P points of every frame, the same points in all frames and for all queries of a clip.
+    def sampled(self, points_BP2: Tensor) -> MaskLogits:
+        """The same masks read at P points of every frame, as maps of one row: features (B, T, C, 1, P).
 
         Args:
-            points_BP2: (x, y) in [0, 1]^2 of the padded frame.
-
-        Returns:
-            (..., B, Q, T * P), frame index slowest. Outside the map counts as zero (PointRend's convention).
+            points_BP2: (x, y) in [0, 1]^2 of the padded frame, the same in all frames and for all queries of a clip.
+                Outside the map counts as zero (PointRend's convention).
         """
         num_clips, num_frames = self.features.shape[:2]
         grid_BP2 = (2 * points_BP2 - 1).to(self.features.dtype)
-        grid_NP12 = grid_BP2.repeat_interleave(num_frames, dim=0).unsqueeze(2)
-        sampled_NCP1 = F.grid_sample(self.features.flatten(0, 1), grid_NP12, align_corners=False)
-        sampled_BTCP = sampled_NCP1.squeeze(3).unflatten(0, (num_clips, num_frames))
-        return torch.einsum("...bqc,btcp->...bqtp", self.embeddings, sampled_BTCP).flatten(-2)
+        grid_N1P2 = grid_BP2.repeat_interleave(num_frames, dim=0).unsqueeze(1)
+        sampled_NC1P = F.grid_sample(self.features.flatten(0, 1), grid_N1P2, align_corners=False)
+        return MaskLogits(self.embeddings, sampled_NC1P.unflatten(0, (num_clips, num_frames)))
+
+    def at_points(self, points_BP2: Tensor) -> Tensor:
+        """Logits at the points of `sampled`: (..., B, Q, T * P), frame index slowest."""
+        return self.sampled(points_BP2).dense().flatten(-3)
+
+    def weighted_sums(self, weights_BNThw: Tensor) -> Tensor:
+        """Sums of the logits over all cells of a clip, with weights that N others give these: (..., B, Q, N)."""
+        sums_BCN = torch.einsum("btchw,bnthw->bcn", self.features, weights_BNThw)
+        return torch.einsum("...bqc,bcn->...bqn", self.embeddings, sums_BCN)
 
     def select(self, clip: int, rows: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Logits of chosen queries of one clip.

@@ -1,10 +1,11 @@
 """One-to-one matching of queries and ground truth by least cost (Mask2Former, arXiv:2112.01527, Sec. 3.3).
 
-The idea is DETR's (arXiv:2005.12872, Sec. 3.1). Costs of all layers come from one sampling of the features and a few
-matrix products, they reach the CPU in one copy, and the matching returns to the device in one.
+The idea is DETR's (arXiv:2005.12872, Sec. 3.1). Costs of all layers and clips come from one sampling of the features
+and a few matrix products, they reach the CPU in one copy, and the matching returns to the device in one.
 """
-# L prediction layers, B clips, T frames (1 for images), Q queries, K classes, N targets of a clip, P points,
-# R matched pairs of the whole batch, (H, W) pixels of the padded frame.
+# L prediction layers, B clips, T frames (1 for images), Q queries, K classes, N targets of a clip (of the largest one
+# where clips are stacked), P points of a frame, p of them in a piece, R masks of a clip in all layers or matched pairs
+# of the whole batch, (H, W) pixels of the padded frame.
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from .masks import MaskLogits, Predictions
 from .point_sampling import PointSource, runs_cpp, sample_masks, uniform_points
@@ -42,17 +44,33 @@ class Matching(NamedTuple):
     all_finite: bool
 
 
-def pair_costs(logits: Tensor, targets_NP: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask and dice cost of every (row, target): logits (..., P), targets in [0, 1] -> two tensors (..., N).
+def pair_costs(masks: MaskLogits, targets_BNTP: Tensor, *, max_numbers: int) -> tuple[Tensor, Tensor]:
+    """Mask and dice cost of every (mask, target) of a clip, (B, R, N) each.
 
     The first is the mean binary cross-entropy over the points, t * softplus(-x) + (1 - t) * softplus(x), which is
-    softplus(x) - x * t: one matrix product serves all pairs. The second is 1 - dice coefficient, with 1 added
-    above and below.
+    softplus(x) - x * t: one matrix product serves all pairs, and its factor x is a product, too. The second is 1 - dice
+    coefficient, with 1 added above and below.
+
+    Args:
+        masks: R masks at P points of each frame, embeddings (B, R, C) and features (B, T, C, 1, P).
+        targets_BNTP: values in [0, 1] at these points.
+        max_numbers: logits that exist at once; the sums over points are made piece by piece.
     """
-    probabilities, softplus_sum, probability_sum = _activated(logits)
-    mask_costs = (softplus_sum.unsqueeze(-1) - logits @ targets_NP.T) / targets_NP.shape[1]
-    overlap = 2 * (probabilities @ targets_NP.T) + 1
-    dice_costs = 1 - overlap / (probability_sum.unsqueeze(-1) + targets_NP.sum(dim=1) + 1)
+    num_clips, num_masks = masks.embeddings.shape[:2]
+    num_frames, _, _, num_points = masks.features.shape[1:]
+    overlap_BRN = masks.embeddings.new_zeros(num_clips, num_masks, targets_BNTP.shape[1])
+    softplus_sum_BR1, probability_sum_BR1 = masks.embeddings.new_zeros(2, num_clips, num_masks, 1)
+    points_at_once = max(1, max_numbers // (num_clips * num_masks * num_frames))
+    for start in range(0, num_points, points_at_once):
+        piece = slice(start, start + points_at_once)
+        logits_BRp = MaskLogits(masks.embeddings, masks.features[..., piece]).dense().flatten(2)
+        probabilities_BRp, softplus_sum_BR, probability_sum_BR = _activated(logits_BRp)
+        overlap_BRN.baddbmm_(probabilities_BRp, targets_BNTP[..., piece].flatten(2).transpose(1, 2))
+        softplus_sum_BR1 += softplus_sum_BR.unsqueeze(2)
+        probability_sum_BR1 += probability_sum_BR.unsqueeze(2)
+    mask_costs = (softplus_sum_BR1 - masks.weighted_sums(targets_BNTP.unsqueeze(3))) / (num_frames * num_points)
+    target_sum_B1N = targets_BNTP.sum(dim=(2, 3)).unsqueeze(1)
+    dice_costs = 1 - (2 * overlap_BRN + 1) / (probability_sum_BR1 + target_sum_B1N + 1)
     return mask_costs, dice_costs
 
 
@@ -117,17 +135,14 @@ class HungarianMatcher(nn.Module):
         """Match every layer of every clip; targets that exceed the number of queries stay unmatched."""
         device = predictions.class_logits.device
         with torch.amp.autocast(device_type=device.type, enabled=False):
-            costs_B_LQN = [self.costs(predictions, clip, target) for clip, target in enumerate(targets)]
-        # The step's only copy to the host.
-        flat = torch.cat([costs_LQN.flatten() for costs_LQN in costs_B_LQN]).cpu().numpy()
-        all_finite = bool(np.isfinite(flat).all())
-
+            # The step's only copy to the host.
+            costs_LBQN = self.costs(predictions, targets).cpu().numpy()
+        all_finite = True
         columns: list[NDArray[np.int64]] = []
         num_pairs = []
-        start = 0
-        for clip, costs_LQN in enumerate(costs_B_LQN):
-            clip_costs_LQN = flat[start : start + costs_LQN.numel()].reshape(costs_LQN.shape)
-            start += costs_LQN.numel()
+        for clip, target in enumerate(targets):
+            clip_costs_LQN = costs_LBQN[:, clip, :, : len(target.labels)]
+            all_finite = all_finite and bool(np.isfinite(clip_costs_LQN).all())
             pairs = [assign(cost_QN) for cost_QN in clip_costs_LQN]
             num_pairs.append(sum(len(queries) for queries, _ in pairs))
             for layer, (queries, target_index) in enumerate(pairs):
@@ -138,15 +153,36 @@ class HungarianMatcher(nn.Module):
         return Matching(clip_R, layer_R, query_R, target_R, num_pairs, all_finite)
 
     @torch.no_grad()
-    def costs(self, predictions: Predictions, clip: int, target: Target) -> Tensor:
-        """Costs of one clip, (L, Q, N) float32."""
-        class_logits_LQK = predictions.class_logits[:, clip].float()
-        embeddings, features = predictions.masks
-        masks_of_clip = MaskLogits(embeddings[:, clip : clip + 1].float(), features[clip : clip + 1].float())
-        points_1P2 = self.draw_points(1, self.num_points, class_logits_LQK.device)
-        logits_LQP = masks_of_clip.at_points(points_1P2).squeeze(1)  # P counts the points of all T frames from here on
-        sampled_NP = sample_masks(target.masks.flatten(0, 1), points_1P2[0]).view(-1, logits_LQP.shape[-1])
+    def costs(self, predictions: Predictions, targets: Sequence[Target]) -> Tensor:
+        """Costs of all layers and clips, (L, B, Q, N) float32; beyond the targets of a clip they mean nothing."""
+        num_layers, num_clips, num_queries, _ = predictions.class_logits.shape
+        device = predictions.class_logits.device
+        labels_BN = pad_sequence([target.labels for target in targets], batch_first=True)
+        class_scores_LBQK = predictions.class_logits.float().softmax(dim=-1)
+        class_cost_LBQN = -class_scores_LBQK.gather(
+            -1, labels_BN[None, :, None].expand(num_layers, -1, num_queries, -1)
+        )
 
-        class_cost_LQN = -class_logits_LQK.softmax(dim=-1)[..., target.labels]
-        mask_cost_LQN, dice_cost_LQN = pair_costs(logits_LQP, sampled_NP)
-        return self.class_weight * class_cost_LQN + self.mask_weight * mask_cost_LQN + self.dice_weight * dice_cost_LQN
+        points_BP2 = self.draw_points(num_clips, self.num_points, device)
+        # The masks of each clip are read where they lie: joining them would copy them at full size.
+        sampled_BNTP = pad_sequence(
+            [
+                sample_masks(target.masks.flatten(0, 1), points_P2).unflatten(0, target.masks.shape[:2])
+                for target, points_P2 in zip(targets, points_BP2, strict=True)
+            ],
+            batch_first=True,
+        )
+        embeddings_LBQC, features = predictions.masks
+        masks = MaskLogits(embeddings_LBQC.float().transpose(0, 1).flatten(1, 2), features.float())
+        costs_B_LQ_N = pair_costs(masks.sampled(points_BP2), sampled_BNTP, max_numbers=_max_numbers(device))
+        mask_cost_LBQN, dice_cost_LBQN = (
+            cost.unflatten(1, (num_layers, num_queries)).transpose(0, 1) for cost in costs_B_LQ_N
+        )
+        return (
+            self.class_weight * class_cost_LBQN + self.mask_weight * mask_cost_LBQN + self.dice_weight * dice_cost_LBQN
+        )
+
+
+def _max_numbers(device: torch.device) -> int:
+    """Logits at points that exist at once: on the CPU few enough to stay in the cache, elsewhere few pieces."""
+    return 2**20 if device.type == "cpu" else 2**26

@@ -2,14 +2,17 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from mask2former.modeling.criterion import SetCriterion
 from mask2former.modeling.masks import MaskLogits, Predictions
 from mask2former.modeling.matcher import HungarianMatcher
+from mask2former.modeling.point_sampling import uniform_points
 from mask2former.modeling.targets import Target
 from tests.golden import random_normal
+from tests.host_copies import HostCopies
 from tests.modeling.fixed_points import fixed_points
 
 LAYERS, QUERIES, CLASSES, CHANNELS = 3, 6, 4, 5
@@ -245,10 +248,45 @@ def test_losses_are_float32_under_autocast(dtype: torch.dtype) -> None:
 
 def test_normalizers_follow_from_the_number_of_targets() -> None:
     criterion = _criterion()
-    num_masks, class_weight_sum = criterion.normalizer([2, 0, QUERIES + 4], QUERIES)
-    assert num_masks == QUERIES + 6
-    assert class_weight_sum.item() == pytest.approx((2 + QUERIES) + NO_OBJECT_WEIGHT * (4 + QUERIES))
+    normalizer = criterion.normalizer([2, 0, QUERIES + 4], QUERIES)
+    assert normalizer.num_masks == QUERIES + 6
+    assert normalizer.class_weight_sum.item() == pytest.approx((2 + QUERIES) + NO_OBJECT_WEIGHT * (4 + QUERIES))
     assert criterion.normalizer([0, 0], QUERIES).num_masks == 1
+
+
+def test_workers_add_up_their_counts_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Adding:
+        def wait(self) -> None:
+            calls.append("wait")
+
+    def all_reduce(sums: Tensor, *, async_op: bool) -> Adding:
+        calls.append("async" if async_op else "waits")
+        sums *= 2  # another worker with as much
+        return Adding()
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    normalizer = _criterion().normalizer([3], QUERIES)
+    assert calls == ["async"]
+    assert normalizer.num_masks == 3
+    assert normalizer.class_weight_sum.item() == pytest.approx(3 + NO_OBJECT_WEIGHT * (QUERIES - 3))
+    assert calls == ["async", "wait"]
+
+
+def test_the_host_waits_for_the_costs_only() -> None:
+    predictions, targets, criterion = (
+        _predictions(3),
+        [_target(3), _target(0), _target(2)],
+        _criterion(draw_points=uniform_points),
+    )
+    criterion.matcher.draw_points = uniform_points
+    with HostCopies() as copies:
+        losses = criterion(predictions, targets)
+        torch.stack(list(losses.values())).sum().backward()
+    assert copies == ["cpu"]
 
 
 def test_the_class_weights_are_part_of_a_checkpoint() -> None:

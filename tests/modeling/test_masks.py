@@ -46,6 +46,16 @@ def test_sampling_the_features_equals_sampling_the_logits(masks: MaskLogits) -> 
         torch.testing.assert_close(sampled[:, clip].reshape(-1, 9), expected)
 
 
+def test_weighted_sums_are_those_of_the_dense_logits(masks: MaskLogits) -> None:
+    weights = torch.rand(
+        CLIPS, 4, FRAMES, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    expected = torch.stack(
+        [(masks.dense() * weights[:, other].unsqueeze(1)).sum(dim=(-3, -2, -1)) for other in range(4)], dim=-1
+    )
+    torch.testing.assert_close(masks.weighted_sums(weights), expected)
+
+
 def test_selected_queries_equal_their_dense_logits(masks: MaskLogits) -> None:
     layers, queries = torch.tensor([0, 2, 2]), torch.tensor([4, 1, 0])
     torch.testing.assert_close(masks.select(1, (layers, queries)), masks.dense()[layers, 1, queries])
