@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# What Python reads of a tensor, and how a list becomes one.
+# What Python reads of a tensor.
 _FUNCTIONS = {
     Tensor.cpu: "cpu",
     Tensor.tolist: "tolist",
@@ -20,9 +20,9 @@ _FUNCTIONS = {
     Tensor.__int__: "int",
     Tensor.__float__: "float",
     Tensor.__index__: "index",
-    torch.tensor: "tensor",
-    torch.as_tensor: "as_tensor",
 }
+# How something of the host gets to a device; unless `non_blocking`, after all that the device has to do.
+_COPIES = {Tensor.to: "to", torch.tensor: "tensor"}
 # Operators whose result has a size, or is a number, that depends on values.
 _OPERATORS = {
     "aten::_local_scalar_dense",
@@ -65,8 +65,8 @@ class _Functions(TorchFunctionMode):
         length = len(self._names)
         result = function(*args, **kwargs)
         name = _FUNCTIONS.get(function)
-        if function is Tensor.to and not kwargs.get("non_blocking") and _names_a_device(*args[1:], *kwargs.values()):
-            name = "to"
+        if not kwargs.get("non_blocking") and _names_a_device(*args[1:], *kwargs.values()):
+            name = _COPIES.get(function, name)
         if name is not None:
             self._names[length:] = [name]
         return result

@@ -119,14 +119,16 @@ def test_panoptic_segments_follow_the_rule(thresholds: tuple[float, float]) -> N
         assert np.array_equal(segment_ids.numpy(), expected_ids)
         stuff = [info["category_id"] for info in segments_info if not info["isthing"]]
         assert len(stuff) == len(set(stuff))
-        merged += len(panoptic_candidates(class_logits, object_mask_threshold=thresholds[0])) - len(segments_info)
+        merged += len(panoptic_candidates(class_logits, object_mask_threshold=thresholds[0]).queries) - len(
+            segments_info
+        )
     assert merged > 0 or thresholds[0] == 1.0
 
 
 def test_dropping_queries_without_a_chance_beforehand_changes_nothing() -> None:
     class_logits, mask_logits = _blobs(12, 3, 3)
     settings = {"thing_ids": [0, 2], "object_mask_threshold": 0.6, "overlap_threshold": 0.2}
-    candidates = panoptic_candidates(class_logits, object_mask_threshold=0.6)
+    candidates = panoptic_candidates(class_logits, object_mask_threshold=0.6).queries
     assert 0 < len(candidates) < 12
     segment_ids, segments_info = panoptic_inference(class_logits, mask_logits, **settings)
     again, info_again = panoptic_inference(class_logits[candidates], mask_logits[candidates], **settings)

@@ -7,7 +7,7 @@ the host in one copy.
 
 from .image_results import ResultSettings, image_results
 from .instances import INSTANCE_OUTPUTS, InstanceCandidates, instance_candidates, instance_inference, tight_boxes
-from .panoptic import panoptic_candidates, panoptic_inference
+from .panoptic import PanopticCandidates, panoptic_candidates, panoptic_inference
 from .resizing import MaskSizes, resized_to_output
 from .run_lengths import RunLengthMasks
 from .semantic import SEMANTIC_RESULTS, semantic_inference
@@ -18,6 +18,7 @@ __all__ = [
     "SEMANTIC_RESULTS",
     "InstanceCandidates",
     "MaskSizes",
+    "PanopticCandidates",
     "ResultSettings",
     "RunLengthMasks",
     "image_results",

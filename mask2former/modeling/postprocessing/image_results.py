@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .host import different, to_host
 from .instances import InstanceResult, instance_candidates
 from .panoptic import PanopticResult, panoptic_candidates
 from .resizing import Axis, MaskSizes, Resizing, resizing
@@ -64,17 +66,17 @@ def image_results(
     if settings.instance_output is not None:
         things = settings.thing_ids if settings.panoptic_on else None
         candidates = instance_candidates(class_logits, topk=settings.topk, thing_ids=things)
-        instances = InstanceResult(candidates, sizes.output, settings.instance_output)
+        instances = InstanceResult(candidates, len(class_logits), sizes.output, settings.instance_output)
         readers.append((instances, instances.queries))
     if settings.panoptic_on:
-        panoptic_queries = panoptic_candidates(class_logits, object_mask_threshold=settings.object_mask_threshold)
+        owners = panoptic_candidates(class_logits, object_mask_threshold=settings.object_mask_threshold)
         panoptic = PanopticResult(
-            class_logits[panoptic_queries],
+            owners,
             sizes.output,
             thing_ids=settings.thing_ids,
             overlap_threshold=settings.overlap_threshold,
         )
-        readers.append((panoptic, panoptic_queries))
+        readers.append((panoptic, owners.queries))
     if settings.semantic_output is not None:
         semantic = SEMANTIC_RESULTS[settings.semantic_output](class_logits, sizes.output)
 
@@ -85,19 +87,23 @@ def image_results(
         else:
             _merge_then_resize(semantic, logits_Qhw, sizes, settings.memory_budget)
     elif readers:
-        queries_R, places = torch.cat([queries for _, queries in readers]).unique(return_inverse=True)
+        queries_R, places = different(torch.cat([queries for _, queries in readers]), len(class_logits))
         readers = [
             (result, place)
             for (result, _), place in zip(readers, places.split([len(queries) for _, queries in readers]), strict=True)
         ]
         _read_blocks(resizing(mask_logits_of(queries_R), sizes), readers, None, settings.memory_budget)
-    results: dict[str, Any] = {
-        **({} if semantic is None else semantic.value()),
-        **({} if panoptic is None else {"panoptic_seg": panoptic.value(with_scores=True)}),
-        **({} if instances is None else {"instances": instances.value()}),
-    }
+    # All that the host must know, in one copy.
+    for_host = [result.for_host() for result, _ in readers]
+    known = iter(to_host(*chain(*for_host)))
+    results: dict[str, Any] = {} if semantic is None else semantic.value()
+    if instances is not None:
+        results["instances"] = instances.value(*islice(known, len(for_host[0])))
+    if panoptic is not None:
+        results["panoptic_seg"] = panoptic.value(*known, with_scores=True)
     if with_queries and panoptic is not None:
-        results["panoptic_queries"] = panoptic_queries[panoptic.opening_candidates]
+        queries = torch.tensor(panoptic.queries_of_segments, dtype=torch.int64)
+        results["panoptic_queries"] = queries.to(class_logits.device, non_blocking=True)
     if with_queries and instances is not None:
         results["instance_queries"] = instances.queries_of_instances
     return results

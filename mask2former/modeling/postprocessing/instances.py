@@ -6,13 +6,15 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
+from numpy.typing import NDArray
 from torch import Tensor
 
+from .host import different, is_among, knows_values, to_host
 from .run_lengths import PackedMasks, RunLengthMasks
 from .shapes import check_shapes
 
@@ -34,7 +36,7 @@ BYTES_AT_ONCE = 2**23  # when masks are put in order: what that takes beside the
 class InstanceCandidates(NamedTuple):
     """The most probable (query, class) combinations of an image; a query may occur with several classes."""
 
-    scores: Tensor  # (N,) class probabilities, descending
+    scores: Tensor  # (N,) class probabilities, descending; -1 for what is left out of the result
     classes: Tensor  # (N,) int64
     queries: Tensor  # (N,) int64
 
@@ -56,9 +58,10 @@ def instance_candidates(
     candidates = InstanceCandidates(scores_N, index_N % num_classes, index_N // num_classes)
     if thing_ids is None:
         return candidates
-    things = torch.tensor(sorted(thing_ids), dtype=torch.int64, device=class_logits.device)
-    is_thing_N = torch.isin(candidates.classes, things)
-    return InstanceCandidates(*(field[is_thing_N] for field in candidates))
+    is_thing_N = is_among(candidates.classes, thing_ids)
+    if knows_values(class_logits.device):
+        return InstanceCandidates(*(field[is_thing_N] for field in candidates))
+    return candidates._replace(scores=torch.where(is_thing_N, candidates.scores, -1.0))
 
 
 def instance_inference(
@@ -78,21 +81,24 @@ def instance_inference(
     check_shapes(class_logits, mask_logits)
     height, width = mask_logits.shape[1:]
     candidates = instance_candidates(class_logits, topk=topk, thing_ids=thing_ids)
-    result = InstanceResult(candidates, (height, width))
+    result = InstanceResult(candidates, len(class_logits), (height, width))
     result.add(slice(0, height), mask_logits[result.queries])
-    return result.value()
+    return result.value(*to_host(*result.for_host()))
 
 
 class InstanceResult:
     """Instances of chosen (query, class) combinations, from blocks of rows; a query's mask is worked on once."""
 
-    def __init__(self, candidates: InstanceCandidates, size: tuple[int, int], output: str = "masks") -> None:
+    def __init__(
+        self, candidates: InstanceCandidates, num_queries: int, size: tuple[int, int], output: str = "masks"
+    ) -> None:
         """Args:
         candidates: N combinations.
+        num_queries: Q.
         size: (H, W).
         output: one of `INSTANCE_OUTPUTS`.
         """
-        self.queries, self._mask_index_N = candidates.queries.unique(return_inverse=True)  # M of them, ascending
+        self.queries, self._mask_index_N = different(candidates.queries, num_queries)  # M of them
         self._candidates = candidates
         num_masks, num_instances, device = len(self.queries), len(candidates.queries), candidates.queries.device
         self._size = size
@@ -124,23 +130,34 @@ class InstanceResult:
         self._sums_M[rows.start] = probabilities_MrW.sum(dim=(1, 2))
         self._areas_M[rows.start] = probabilities_MrW.ceil_().sum(dim=(1, 2))
 
-    def value(self) -> Instances:
-        """See `instance_inference`; to be called once, after all rows."""
+    def for_host(self) -> list[Tensor]:
+        """What `value` must know; to be called once, after all rows."""
         quality_M = _in_order(self._sums_M).sum(dim=0) / (_in_order(self._areas_M).sum(dim=0) + 1e-6)
-        scores_N, order_N = (self._candidates.scores * quality_M[self._mask_index_N]).sort(descending=True, stable=True)
-        mask_index_N = self._mask_index_N[order_N]
-        self.queries_of_instances = self.queries[mask_index_N]
-        boxes_M4 = _boxes(self._occupied_rows_MH, self._occupied_columns_MW)
+        is_result_N = self._candidates.scores >= 0
+        scores_N = torch.where(is_result_N, self._candidates.scores * quality_M[self._mask_index_N], -1.0)
+        self._scores_N, self._order_N = scores_N.sort(descending=True, stable=True)  # what is no result comes last
+        self._mask_index_N = self._mask_index_N[self._order_N]
+        self._boxes_M4 = _boxes(self._occupied_rows_MH, self._occupied_columns_MW)
+        for_host = [is_result_N.sum()]
+        if isinstance(self._masks, PackedMasks):
+            for_host += [self._masks.bits_MHB, self._boxes_M4.long(), self._mask_index_N]
+        return for_host
 
+    def value(self, num_results: NDArray[Any], *packed: NDArray[Any]) -> Instances:
+        """See `instance_inference`; takes what `for_host` gave, on the host."""
+        results = slice(int(num_results))
+        mask_index_N = self._mask_index_N[results]
         instances = Instances(self._size)
         if isinstance(self._masks, PackedMasks):
-            rles_M = self._masks.encode(boxes_M4)
-            instances.pred_masks = RunLengthMasks([rles_M[index] for index in mask_index_N.tolist()])
+            bits_MHB, boxes_M4, index_N = packed
+            rles_M = self._masks.encode(bits_MHB, boxes_M4.tolist())
+            instances.pred_masks = RunLengthMasks([rles_M[index] for index in index_N[results].tolist()])
         else:
-            instances.pred_masks = self._masks.in_order(mask_index_N)
-        instances.pred_boxes = Boxes(boxes_M4[mask_index_N])
-        instances.scores = scores_N
-        instances.pred_classes = self._candidates.classes[order_N]
+            instances.pred_masks = self._masks.in_order(self._mask_index_N)[results]
+        self.queries_of_instances = self.queries[mask_index_N]
+        instances.pred_boxes = Boxes(self._boxes_M4[mask_index_N])
+        instances.scores = self._scores_N[results]
+        instances.pred_classes = self._candidates.classes[self._order_N[results]]
         return instances
 
 

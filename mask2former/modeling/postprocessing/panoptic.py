@@ -4,23 +4,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from .host import chosen_first, is_among, to_host
 from .shapes import check_shapes
 
-__all__ = ["PanopticResult", "panoptic_candidates", "panoptic_inference"]
+__all__ = ["PanopticCandidates", "PanopticResult", "panoptic_candidates", "panoptic_inference"]
 
 PIXELS_AT_ONCE = 2**20  # when owners become segment ids: what that takes beside the map stays small
 
 
-def panoptic_candidates(class_logits: Tensor, *, object_mask_threshold: float) -> Tensor:
-    """Queries that may own a segment: an object with a score above the threshold; (S,) int64, ascending."""
+class PanopticCandidates(NamedTuple):
+    """Queries that may own a segment, in ascending order; on a device that must not be waited for also all others,
+    behind them.
+    """
+
+    queries: Tensor  # (S,) int64
+    scores: Tensor  # (S,) probability of the most probable class
+    labels: Tensor  # (S,) int64, that class
+    is_candidate: Tensor  # (S,) bool, on the CPU True
+
+
+def panoptic_candidates(class_logits: Tensor, *, object_mask_threshold: float) -> PanopticCandidates:
+    """Candidates are objects with a score above the threshold.
+
+    Args:
+        class_logits: (Q, K + 1), last class = "no object".
+    """
     scores_Q, labels_Q = class_logits.softmax(dim=-1).max(dim=-1)
     is_object_Q = labels_Q != class_logits.shape[-1] - 1
-    return (is_object_Q & (scores_Q > object_mask_threshold)).nonzero().squeeze(1)
+    is_candidate_Q = is_object_Q & (scores_Q > object_mask_threshold)
+    queries_S = chosen_first(is_candidate_Q)
+    return PanopticCandidates(queries_S, scores_Q[queries_S], labels_Q[queries_S], is_candidate_Q[queries_S])
 
 
 def panoptic_inference(
@@ -48,13 +67,11 @@ def panoptic_inference(
         `category_id`.
     """
     check_shapes(class_logits, mask_logits)
-    candidates_S = panoptic_candidates(class_logits, object_mask_threshold=object_mask_threshold)
+    candidates = panoptic_candidates(class_logits, object_mask_threshold=object_mask_threshold)
     height, width = mask_logits.shape[1:]
-    result = PanopticResult(
-        class_logits[candidates_S], (height, width), thing_ids=thing_ids, overlap_threshold=overlap_threshold
-    )
-    result.add(slice(0, height), mask_logits[candidates_S])
-    return result.value(with_scores=with_scores)
+    result = PanopticResult(candidates, (height, width), thing_ids=thing_ids, overlap_threshold=overlap_threshold)
+    result.add(slice(0, height), mask_logits[candidates.queries])
+    return result.value(*to_host(*result.for_host()), with_scores=with_scores)
 
 
 class PanopticResult:
@@ -64,22 +81,27 @@ class PanopticResult:
     """
 
     def __init__(
-        self, class_logits_SK: Tensor, size: tuple[int, int], *, thing_ids: Iterable[int], overlap_threshold: float
+        self,
+        candidates: PanopticCandidates,
+        size: tuple[int, int],
+        *,
+        thing_ids: Iterable[int],
+        overlap_threshold: float,
     ) -> None:
         """Args:
-        class_logits_SK: of the candidates, (S, K + 1).
         size: (H, W).
         thing_ids, overlap_threshold: see `panoptic_inference`.
         """
-        self._scores_S, self._labels_S = class_logits_SK.softmax(dim=-1).max(dim=-1)
-        self._thing_ids = sorted(thing_ids)
+        self._candidates = candidates
+        # What is no candidate loses every pixel; of equal claims the first one wins, and candidates come first.
+        self._claims_S11 = torch.where(candidates.is_candidate, candidates.scores, -1.0)[:, None, None]
+        self._is_thing_S = is_among(candidates.labels, thing_ids)
         self._overlap_threshold = overlap_threshold
-        self._map_HW = torch.zeros(
-            size, dtype=torch.int32, device=class_logits_SK.device
-        )  # 1 + the candidate that paints a pixel
+        # 1 + the candidate that paints a pixel
+        self._map_HW = torch.zeros(size, dtype=torch.int32, device=candidates.queries.device)
         # Pixels won, of these painted, and of the mask; by the first row of a block.
         self._areas_3S: dict[int, Tensor] = {}
-        self.bytes_per_pixel = len(class_logits_SK) + 40  # which pixels are inside; owners and what is counted
+        self.bytes_per_pixel = len(candidates.queries) + 40  # which pixels are inside; owners and what is counted
 
     def add(self, rows: slice, logits_SrW: Tensor) -> None:
         """Mask logits of the candidates in some rows; they are overwritten."""
@@ -87,7 +109,7 @@ class PanopticResult:
             return
         masks_SrW = logits_SrW.sigmoid_()
         inside_SrW = masks_SrW >= 0.5
-        owner_rW = masks_SrW.mul_(self._scores_S[:, None, None]).max(dim=0).indices
+        owner_rW = masks_SrW.mul_(self._claims_S11).max(dim=0).indices
         painted_rW = inside_SrW.gather(0, owner_rW.unsqueeze(0)).squeeze(0)
         # Areas are counted in integers: exact, and independent of the blocks and of the order of addition.
         owner_P, painted_P = owner_rW.flatten(), painted_rW.flatten().long()
@@ -98,28 +120,31 @@ class PanopticResult:
         self._areas_3S[rows.start] = areas_3S
         self._map_HW[rows] = (owner_rW + 1) * painted_rW
 
-    def value(self, *, with_scores: bool) -> tuple[Tensor, list[dict[str, Any]]]:
-        """See `panoptic_inference`; to be called once, after all rows."""
+    def for_host(self) -> list[Tensor]:
+        """What `value` must know; to be called once, after all rows."""
         # The published rule compares all pixels won with the mask's area, also those won outside the mask. A painted
         # pixel implies that both areas are positive.
-        no_area = torch.zeros(3, len(self._labels_S), dtype=torch.int64, device=self._labels_S.device)
+        queries_S, scores_S, labels_S, is_candidate_S = self._candidates
+        no_area = torch.zeros(3, len(labels_S), dtype=torch.int64, device=labels_S.device)
         areas_S, painted_areas_S, mask_areas_S = sum(self._areas_3S.values(), no_area)
         share_S = areas_S.double() / mask_areas_S.double()
-        accepted_S = (painted_areas_S > 0) & (share_S >= self._overlap_threshold)
-        is_thing_S = torch.isin(self._labels_S, torch.tensor(self._thing_ids, dtype=torch.int64, device=share_S.device))
-        opens_S, id_S = _number_segments(accepted_S, self._labels_S, is_thing_S)
-        self.opening_candidates = opens_S.nonzero().squeeze(1)  # of each segment the candidate that opened it
-
+        accepted_S = is_candidate_S & (painted_areas_S > 0) & (share_S >= self._overlap_threshold)
+        opens_S, id_S = _number_segments(accepted_S, labels_S, self._is_thing_S)
         id_of_owner = torch.cat([id_S.new_zeros(1), id_S]).int()
         for part_P in self._map_HW.flatten().split(PIXELS_AT_ONCE):  # views: the map is written in place
             part_P.copy_(id_of_owner.index_select(0, part_P))
-        # One copy to the host; float64 holds the integers exactly.
-        columns_S = [column.double() for column in (opens_S, id_S, is_thing_S, self._labels_S, self._scores_S)]
+        return [opens_S, id_S, self._is_thing_S, labels_S, scores_S, queries_S]
+
+    def value(self, *columns_S: NDArray[Any], with_scores: bool) -> tuple[Tensor, list[dict[str, Any]]]:
+        """See `panoptic_inference`; takes what `for_host` gave, on the host."""
+        opens_S, id_S, is_thing_S, labels_S, scores_S, queries_S = columns_S
+        self.queries_of_segments: list[int] = queries_S[opens_S].tolist()  # that opened them
         segments_info: list[dict[str, Any]] = []
-        for opens, segment_id, is_thing, label, score in torch.stack(columns_S, dim=1).tolist():
-            if opens:
-                info = {"id": int(segment_id), "isthing": bool(is_thing), "category_id": int(label)}
-                segments_info.append({**info, "score": score} if with_scores else info)
+        for segment_id, is_thing, label, score in zip(
+            *(column_S[opens_S].tolist() for column_S in (id_S, is_thing_S, labels_S, scores_S)), strict=True
+        ):
+            info = {"id": segment_id, "isthing": is_thing, "category_id": label}
+            segments_info.append({**info, "score": score} if with_scores else info)
         return self._map_HW, segments_info
 
 

@@ -40,7 +40,7 @@ class Axis(NamedTuple):
         is_read = (weights != 0).byte()
         first = is_read.argmax(dim=1)
         last = cells - is_read.flip(1).argmax(dim=1)
-        return cls(weights.to(device), first.tolist(), last.tolist())
+        return cls(weights.to(device, non_blocking=True), first.tolist(), last.tolist())
 
     @property
     def length(self) -> int:

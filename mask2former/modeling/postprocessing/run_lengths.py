@@ -60,25 +60,24 @@ class PackedMasks:
 
     def __init__(self, num_masks: int, size: tuple[int, int], device: torch.device) -> None:
         self._size = size
-        self._bits_MHB = torch.empty((num_masks, size[0], -(-size[1] // 8)), dtype=torch.uint8, device=device)
+        self.bits_MHB = torch.empty((num_masks, size[0], -(-size[1] // 8)), dtype=torch.uint8, device=device)
 
     def put(self, rows: slice, inside_MrW: Tensor) -> None:
         """Some rows, bool."""
         height, width = inside_MrW.shape[1:]
-        bytes_MrV = inside_MrW.new_zeros(len(inside_MrW), height, 8 * self._bits_MHB.shape[2])
+        bytes_MrV = inside_MrW.new_zeros(len(inside_MrW), height, 8 * self.bits_MHB.shape[2])
         bytes_MrV[:, :, :width] = inside_MrW
         words_MrB = bytes_MrV.view(torch.int64)
-        self._bits_MHB[:, rows] = (words_MrB * _GATHER_BITS) >> 56
+        self.bits_MHB[:, rows] = (words_MrB * _GATHER_BITS) >> 56
 
-    def encode(self, boxes_M4: Tensor) -> list[dict[str, Any]]:
-        """Run lengths of the M masks; the host gets the bits in one copy.
+    def encode(self, bits_MHB: NDArray[np.uint8], boxes_M: list[list[int]]) -> list[dict[str, Any]]:
+        """Run lengths of the M masks.
 
         Args:
-            boxes_M4: tight boxes of the masks.
+            bits_MHB: those of this object, on the host.
+            boxes_M: tight boxes of the masks, (x0, y0, x1, y1).
         """
-        bits_MHB = self._bits_MHB.cpu().numpy()
-        boxes = boxes_M4.long().tolist()
-        return [_encode(bits_HB, box, self._size) for bits_HB, box in zip(bits_MHB, boxes, strict=True)]
+        return [_encode(bits_HB, box, self._size) for bits_HB, box in zip(bits_MHB, boxes_M, strict=True)]
 
 
 def _encode(bits_HB: NDArray[np.uint8], box: list[int], size: tuple[int, int]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..masks import MaskLogits
+from .host import different, to_host
 from .instances import instance_candidates
 from .resizing import MaskSizes, resized_to_output
 
@@ -36,12 +37,13 @@ def video_inference(
         `pred_masks`, bool (T, H, W) on the CPU. Unlike in images the quality of a mask does not count.
     """
     candidates = instance_candidates(class_logits, topk=topk)
-    queries_M, mask_index_N = candidates.queries.unique(return_inverse=True)
+    queries_M, mask_index_N = different(candidates.queries, len(class_logits))
     logits_TMhw = masks.select(0, queries_M).transpose(0, 1)
-    inside_MTHW = torch.stack([resized_to_output(logits_Mhw, sizes) > 0 for logits_Mhw in logits_TMhw], dim=1).cpu()
+    inside_MTHW = torch.stack([resized_to_output(logits_Mhw, sizes) > 0 for logits_Mhw in logits_TMhw], dim=1)
+    masks_MTHW, scores_N, labels_N, index_N = to_host(inside_MTHW, candidates.scores, candidates.classes, mask_index_N)
     return {
         "image_size": sizes.output,
-        "pred_scores": candidates.scores.tolist(),
-        "pred_labels": candidates.classes.tolist(),
-        "pred_masks": [inside_MTHW[index] for index in mask_index_N.tolist()],
+        "pred_scores": scores_N.tolist(),
+        "pred_labels": labels_N.tolist(),
+        "pred_masks": [torch.from_numpy(masks_MTHW[index]) for index in index_N.tolist()],
     }

@@ -35,7 +35,7 @@ def test_packed_masks_are_encoded_as_pycocotools_does(size: tuple[int, int], row
     for start in range(0, size[0], rows_at_once):
         rows = slice(start, min(start + rows_at_once, size[0]))
         packed.put(rows, masks[:, rows])
-    found = packed.encode(tight_boxes(masks))
+    found = packed.encode(packed.bits_MHB.numpy(), tight_boxes(masks).long().tolist())
     assert found == encode_masks(masks)
     assert torch.equal(RunLengthMasks(found).decode(size), masks)
 
