@@ -110,6 +110,8 @@ def _add_input_config(cfg: CfgNode) -> None:
     # new: "last_frame": an object that the clip's last frame lacks counts as "no object", as published | "any_frame"
     cfg.INPUT.CLIP_LABELS = "last_frame"
     cfg.INPUT.AUGMENTATIONS = []  # any of "brightness", "contrast", "saturation", "rotation"
+    # new: share of each data set of DATASETS.TRAIN in an epoch, e.g. [1, 2]; [] takes every picture and video once
+    cfg.DATALOADER.DATASET_SHARES = []
     # new: False stops at the first unreadable file; True names it, counts it and takes another sample
     cfg.DATALOADER.SKIP_BROKEN = False
 

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2former.data.dataset_mappers import ClipMapper, ImageMapper
 from mask2former.data.datasets.loaders import Record
-from mask2former.data.loader import Mapper, load_records
+from mask2former.data.loader import Mapper
 from mask2former.data.reading import read_size
+from mask2former.data.record_lists import load_records
 
 __all__ = ["build_test_loader", "equal_batches"]
 

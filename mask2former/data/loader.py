@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
-from detectron2.data.build import filter_images_with_only_crowd_annotations
-from detectron2.data.samplers import RepeatFactorTrainingSampler
+from detectron2.data import DatasetFromList
 from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from mask2former.data.datasets.loaders import Record, require_files
+from mask2former.data.datasets.loaders import Record
 from mask2former.data.reading import BrokenSampleError, read_size
+from mask2former.data.record_lists import load_datasets
+from mask2former.data.repeat_factors import repeat_factors
 from mask2former.packed_masks import PackedMasks
 
 Mapper = Callable[[Record], Record]
@@ -36,50 +36,6 @@ class Place(NamedTuple):
 
     record: int
     position: int
-
-
-def load_records(names: Sequence[str], *, config_key: str, filter_empty: bool = False) -> list[Record]:
-    """The records of registered data sets, one after another.
-
-    Args:
-        config_key: where the names come from, for messages.
-        filter_empty: leave out pictures that have nothing but crowd annotations.
-
-    Raises:
-        ValueError: no names, an unknown name, data sets with different classes, or no pictures.
-        FileNotFoundError: files are missing; the message shows the expected tree.
-    """
-    if not names:
-        raise ValueError(f"{config_key} is empty; name at least one data set")
-    known = DatasetCatalog.list()
-    records: list[Record] = []
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{config_key}: data set {name!r} is not registered; known are {', '.join(sorted(known))}")
-        require_files(name)
-        found = DatasetCatalog.get(name)
-        if not found:
-            raise ValueError(f"{config_key}: data set {name!r} has no pictures")
-        records += found
-    for key in ("thing_classes", "stuff_classes"):
-        tables = [MetadataCatalog.get(name).get(key) for name in names]
-        if any(table != tables[0] for table in tables):
-            raise ValueError(f"{config_key}: {', '.join(names)} differ in {key}, so they cannot be used together")
-    if filter_empty and "annotations" in records[0]:
-        if "file_names" in records[0]:
-            records = [record for record in records if _has_object(record)]
-        else:
-            records = filter_images_with_only_crowd_annotations(records)
-        if not records:
-            raise ValueError(
-                f"{config_key}: no picture of {', '.join(names)} has an annotation "
-                "(DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out those without)"
-            )
-    return records
-
-
-def _has_object(video: Record) -> bool:
-    return any(not entry.get("iscrowd", 0) for frame in video["annotations"] for entry in frame)
 
 
 class SampleOrder:
@@ -211,9 +167,9 @@ class TrainDataset(Dataset[Record]):
                 self.num_skipped[0 if worker is None else worker.id] += 1
                 logging.getLogger(__name__).warning("skipped a broken sample (DATALOADER.SKIP_BROKEN): %s", error)
                 index = int(others.integers(len(self)))
-        raise BrokenSampleError(
-            f"{_MAX_REPLACEMENTS} samples in a row cannot be read, the last is {self.records[index]['file_name']}"
-        )
+        record = self.records[index]
+        last = record["file_name"] if "file_name" in record else f"video {record.get('video_id')!r}"
+        raise BrokenSampleError(f"{_MAX_REPLACEMENTS} samples in a row cannot be read, the last is {last}")
 
 
 class TrainLoader:
@@ -257,13 +213,14 @@ def build_train_loader(
         start_iteration: optimizer step to begin with, when a run is resumed.
         rank, world_size: of this process; None asks Detectron2.
     """
-    records = load_records(
+    datasets = load_datasets(
         cfg.DATASETS.TRAIN, config_key="DATASETS.TRAIN", filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     )
+    records = [record for dataset in datasets for record in dataset]
     num_workers = cfg.DATALOADER.NUM_WORKERS
     is_grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and not getattr(mapper, "has_fixed_size", False)
     sampler = StepSampler(
-        SampleOrder(len(records), seed, _repeat_factors(cfg, records)),
+        SampleOrder(len(records), seed, repeat_factors(cfg, datasets)),
         step_size=cfg.SOLVER.IMS_PER_BATCH,
         rank=comm.get_rank() if rank is None else rank,
         world_size=comm.get_world_size() if world_size is None else world_size,
@@ -312,20 +269,6 @@ def seeded(*entropy: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-
-
-def _repeat_factors(cfg: CfgNode, records: list[Record]) -> NDArray[np.float64] | None:
-    name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name == "TrainingSampler":
-        return None
-    if name == "RepeatFactorTrainingSampler":
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            records, cfg.DATALOADER.REPEAT_THRESHOLD
-        )
-        return np.asarray(factors, dtype=np.float64)
-    raise ValueError(
-        f"DATALOADER.SAMPLER_TRAIN={name!r} is unknown; choose from ['TrainingSampler', 'RepeatFactorTrainingSampler']"
-    )
 
 
 def _with_packed_masks(sample: Record) -> Record:

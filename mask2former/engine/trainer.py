@@ -105,7 +105,7 @@ class Trainer(DefaultTrainer):
         name = cfg.INPUT.DATASET_MAPPER_NAME
         # The published files of videos name no mapper, which leaves one that cannot make clips.
         if cfg.MODEL.META_ARCHITECTURE == "VideoMaskFormer" and name == "mask_former_semantic":
-            name = "ytvis_clip"
+            name = "joint_clip"
         mapper = lookup(DATASET_MAPPER_REGISTRY, name, "INPUT.DATASET_MAPPER_NAME")(cfg, True)
         loader: Iterable[Any] = build_train_loader(cfg, mapper, start_iteration=start_iteration, seed=seed)
         for name in cfg.DATASETS.TRAIN:

@@ -12,7 +12,7 @@ from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 
 from mask2former.data.drawing import draw_record, draw_sample, spread
-from mask2former.data.loader import load_records
+from mask2former.data.record_lists import load_records
 from mask2former.engine.seeding import base_seed
 from mask2former.engine.trainer import Trainer
 

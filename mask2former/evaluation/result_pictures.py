@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from mask2former.data.datasets.annotation_files import complaints_name
 from mask2former.data.drawing import LabelForm, draw_truth
-from mask2former.data.loader import load_records
 from mask2former.data.masks import decode_segmentations, rgb_to_id
 from mask2former.data.reading import read_image, read_panoptic_ids
+from mask2former.data.record_lists import load_records
 from mask2former.evaluation.result_files import picture_key, read_result_file
 from mask2former.visualization import draw_instances, draw_panoptic, draw_semantic, strip
 

@@ -15,8 +15,8 @@ from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 
 from mask2former.data.datasets.annotation_files import complaints_name
-from mask2former.data.loader import load_records
 from mask2former.data.masks import decode_segmentations
+from mask2former.data.record_lists import load_records
 from mask2former.evaluation.result_files import picture_key, read_result_list
 from mask2former.evaluation.semantic_evaluation import read_truth
 from mask2former.evaluation.workers import map_with_progress

@@ -11,7 +11,12 @@ from detectron2.projects.deeplab import add_deeplab_config
 from PIL import Image
 
 from mask2former.config import add_maskformer2_config
-from mask2former.data.dataset_mappers import ClipMapper, CocoClipDatasetMapper, YTVISDatasetMapper
+from mask2former.data.dataset_mappers import (
+    ClipMapper,
+    CocoClipDatasetMapper,
+    JointClipDatasetMapper,
+    YTVISDatasetMapper,
+)
 from mask2former.data.dataset_mappers.clip import draw_frames
 from mask2former.data.reading import BrokenSampleError
 
@@ -138,20 +143,45 @@ def test_a_test_gets_all_frames_in_order_resized_alike(record) -> None:
     assert "annotations" not in sample and "instances" not in sample
 
 
-def test_a_picture_becomes_a_clip_whose_frames_differ(record) -> None:
-    picture = {
+@pytest.fixture
+def picture(record):
+    """The first frame of the video alone."""
+    return {
         "file_name": record["file_names"][0],
         "height": SIZE[0],
         "width": SIZE[1],
         "image_id": 3,
         "annotations": record["annotations"][0],
     }
+
+
+def test_a_picture_becomes_a_clip_whose_frames_differ(picture) -> None:
     np.random.seed(1)
     sample = CocoClipDatasetMapper(make_config(), True)(picture)
     assert len(sample["image"]) == 3 and len({frame.shape for frame in sample["image"]}) == 1
     assert not all(torch.equal(frame, sample["image"][0]) for frame in sample["image"])
     assert sample["instances"].gt_ids.tolist() == [0, 1] and sample["instances"].gt_classes.tolist() == [2, 1]
     assert sample["instances"].gt_masks.flatten(2).any(dim=2).all()
+
+
+def test_videos_and_pictures_go_to_the_mapper_of_their_kind(record, picture) -> None:
+    cfg = make_config()
+    joint = JointClipDatasetMapper(cfg, True)
+    for sample, mapper in ((record, YTVISDatasetMapper(cfg, True)), (picture, CocoClipDatasetMapper(cfg, True))):
+        np.random.seed(2)
+        expected = mapper(sample)
+        np.random.seed(2)
+        found = joint(sample)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(*frames) for frames in zip(found["image"], expected["image"], strict=True))
+        assert torch.equal(found["instances"].gt_masks, expected["instances"].gt_masks)
+
+
+def test_a_record_of_the_other_kind_is_told_the_mapper_that_takes_both(record, picture) -> None:
+    with pytest.raises(ValueError, match=r"0\.png is a picture, .* choose 'joint_clip'"):
+        YTVISDatasetMapper(make_config(), True)(picture)
+    with pytest.raises(ValueError, match=r"video 5 is no picture, .* choose 'joint_clip'"):
+        CocoClipDatasetMapper(make_config(), True)(record)
 
 
 def test_frames_of_another_size_missing_frames_and_empty_videos_are_named(record, tmp_path) -> None:

@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 
 from mask2former.data.drawing import draw_record, draw_sample, draw_truth, spread
-from mask2former.data.loader import load_records
+from mask2former.data.record_lists import load_records
 from mask2former.engine.training_data import draw_annotations, draw_samples
 from mask2former.visualization import enlarge
 from tests.engine.tiny import tiny_config

@@ -11,9 +11,9 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from mask2former.data.loader import load_records
 from mask2former.data.masks import decode_segmentations, rgb_to_id
 from mask2former.data.reading import read_class_map, read_panoptic_ids
+from mask2former.data.record_lists import load_records
 from mask2former.evaluation import InstanceSegEvaluator, PanopticEvaluator, SemanticEvaluator
 from mask2former.evaluation.result_pictures import ResultPictures
 

@@ -1,7 +1,12 @@
 """From a data set's record to the sample that the model reads."""
 
 from mask2former.data.dataset_mappers.base import ImageMapper, SegmentationMapper
-from mask2former.data.dataset_mappers.clip import ClipMapper, CocoClipDatasetMapper, YTVISDatasetMapper
+from mask2former.data.dataset_mappers.clip import (
+    ClipMapper,
+    CocoClipDatasetMapper,
+    JointClipDatasetMapper,
+    YTVISDatasetMapper,
+)
 from mask2former.data.dataset_mappers.image import (
     COCOInstanceNewBaselineDatasetMapper,
     COCOPanopticNewBaselineDatasetMapper,
@@ -16,6 +21,7 @@ __all__ = [
     "ClipMapper",
     "CocoClipDatasetMapper",
     "ImageMapper",
+    "JointClipDatasetMapper",
     "MaskFormerInstanceDatasetMapper",
     "MaskFormerPanopticDatasetMapper",
     "MaskFormerSemanticDatasetMapper",

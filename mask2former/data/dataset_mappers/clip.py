@@ -26,7 +26,7 @@ from mask2former.data.masks import is_visible
 from mask2former.data.reading import BrokenSampleError, check_size
 from mask2former.registry import register_mapper
 
-__all__ = ["ClipMapper", "CocoClipDatasetMapper", "YTVISDatasetMapper", "draw_frames"]
+__all__ = ["ClipMapper", "CocoClipDatasetMapper", "JointClipDatasetMapper", "YTVISDatasetMapper", "draw_frames"]
 
 CLIP_LABELS = ("last_frame", "any_frame")
 
@@ -73,6 +73,11 @@ class ClipMapper(ImageMapper):
 
     @staticmethod
     def _require_frames(record: Record) -> None:
+        if "file_names" not in record:
+            raise ValueError(
+                f"{record['file_name']} is a picture, and INPUT.DATASET_MAPPER_NAME 'ytvis_clip' takes videos: choose "
+                "'joint_clip', which takes both"
+            )
         if not record["file_names"]:
             raise BrokenSampleError(f"video {record.get('video_id')!r} has no frames")
 
@@ -199,6 +204,11 @@ class CocoClipDatasetMapper(YTVISDatasetMapper):
 
     def __call__(self, record: Record) -> Record:
         """As `YTVISDatasetMapper`; objects are numbered by the order of their annotations."""
+        if "file_name" not in record:
+            raise ValueError(
+                f"video {record.get('video_id')!r} is no picture, as INPUT.DATASET_MAPPER_NAME 'coco_clip' takes them: "
+                "choose 'joint_clip', which takes both"
+            )
         if not self.is_train:
             return ImageMapper.__call__(self, record)
         image_HW3 = self.read_image(record)
@@ -221,6 +231,20 @@ class CocoClipDatasetMapper(YTVISDatasetMapper):
             masks_NThw[:, frame, : masks_Nhw.shape[1], : masks_Nhw.shape[2]] = masks_Nhw
         instances = _visible_instances(classes, list(range(len(classes))), masks_NThw)
         return {**self.start_sample(record, size), "image": padded, "instances": instances}
+
+
+@register_mapper("joint_clip")
+class JointClipDatasetMapper:
+    """Videos and pictures together: clips of videos as "ytvis_clip" makes them, of pictures as "coco_clip" does."""
+
+    def __init__(self, cfg: CfgNode, is_train: bool = True) -> None:
+        self.of_videos = YTVISDatasetMapper(cfg, is_train)
+        self.of_pictures = CocoClipDatasetMapper(cfg, is_train)
+
+    def __call__(self, record: Record) -> Record:
+        """As the mapper of the record's kind."""
+        sample: Record = (self.of_videos if "file_names" in record else self.of_pictures)(record)
+        return sample
 
 
 def _visible_instances(classes: list[int], ids: list[int], masks_NThw: Tensor) -> Instances:

@@ -59,7 +59,13 @@ def ade20k_instance_ids() -> list[tuple[int, int, int]]:
     return [(instance, scene, full) for instance, scene, full in _read("ade20k_instance_ids")]
 
 
-def _read(name: str) -> list[Any]:
+@cache
+def coco_to_youtube_vis() -> dict[str, list[str]]:
+    """The names that classes of COCO have in YouTube-VIS of 2019 or 2021; classes that it lacks are left out."""
+    names: dict[str, list[str]] = _read("coco_to_youtube_vis")
+    return names
+
+
+def _read(name: str) -> Any:
     text = (resources.files(__package__) / "categories" / f"{name}.json").read_text(encoding="utf-8")
-    entries: list[Any] = json.loads(text)
-    return entries
+    return json.loads(text)

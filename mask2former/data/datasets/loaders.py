@@ -23,6 +23,7 @@ from mask2former.data.datasets.cityscapes import (
     load_cityscapes_panoptic,
     load_cityscapes_semantic,
 )
+from mask2former.data.datasets.coco_as_youtube_vis import load_coco_as_youtube_vis
 from mask2former.data.datasets.metadata import SplitMetadata
 from mask2former.data.datasets.splits import Form, Split
 from mask2former.data.datasets.youtube_vis import load_youtube_vis
@@ -87,6 +88,8 @@ def _cure(metadata: Metadata) -> str:
 
 def _load_instances(split: Split, metadata: Metadata) -> list[Record]:
     try:
+        if split.form == "coco_as_video":
+            return load_coco_as_youtube_vis(metadata)
         records: list[Record] = load_coco_json(metadata.json_file, metadata.image_root, split.name)
     # AssertionError comes from pycocotools, and from metadata that lists other classes than the file.
     except (KeyError, TypeError, ValueError, AssertionError) as error:
@@ -138,6 +141,7 @@ def _load_panoptic(split: Split, metadata: Metadata) -> list[Record]:
 
 _LOADERS: dict[Form, Callable[[Split, Any], list[Record]]] = {
     "instance": _load_instances,
+    "coco_as_video": _load_instances,
     "panoptic": _load_panoptic,
     "semantic": _load_semantic,
     "video": lambda split, metadata: load_youtube_vis(

@@ -12,7 +12,14 @@ from mask2former.data.datasets.categories import Category, load_categories
 
 #: How the files are laid out, and so which function of loaders.py reads them.
 Form = Literal[
-    "panoptic", "instance", "semantic", "video", "cityscapes_panoptic", "cityscapes_instance", "cityscapes_semantic"
+    "panoptic",
+    "instance",
+    "semantic",
+    "video",
+    "coco_as_video",
+    "cityscapes_panoptic",
+    "cityscapes_instance",
+    "cityscapes_semantic",
 ]
 Which = Literal["all", "things", "stuff"]
 Paths = dict[str, str | None]
@@ -235,3 +242,7 @@ def _youtube_vis() -> Iterator[Split]:
                 "json_file": f"{name}/{folder}.json",
             }
             yield _video(f"{name}_{part}", name, paths)
+        # Pictures beside the videos, for training only: their file has COCO's ids, which no evaluator could match.
+        paths = {"image_root": "coco/train2017", "json_file": "coco/annotations/instances_train2017.json"}
+        names = ClassLists(thing_classes="things")
+        yield Split(f"coco_2017_train_as_ytvis_{year}", "coco_as_video", f"ytvis_{year}", "training only", paths, names)

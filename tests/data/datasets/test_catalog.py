@@ -10,9 +10,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg, register_coco_instances, register_coco_panoptic
 
 from mask2former.data.datasets import datasets_root, register_all
+from mask2former.data.datasets.categories import coco_to_youtube_vis, load_categories
 from mask2former.data.datasets.loaders import load_split
-from mask2former.data.datasets.splits import all_splits
-from mask2former.data.loader import load_records
+from mask2former.data.datasets.splits import all_splits, split_categories
+from mask2former.data.record_lists import load_records
 from tests.data.datasets.trees import touch, write_json
 
 PUBLISHED = json.loads((Path(__file__).parent.parent / "datasets.json").read_text(encoding="utf-8"))
@@ -64,7 +65,7 @@ def test_ids_of_a_data_set_have_the_published_contiguous_ids(name) -> None:
 def test_every_published_name_that_a_config_can_mean_is_in_our_table() -> None:
     names = [split.name for split in all_splits()]
     assert len(set(names)) == len(names)
-    own = {name for name in names if name.startswith(("digits_", "mapillary_vistas_v2_"))}
+    own = {name for name in names if name.startswith(("digits_", "mapillary_vistas_v2_", "coco_2017_train_as_"))}
     assert set(names) - own == set(PUBLISHED["datasets"])
     assert all(isinstance(DatasetCatalog.data[name], partial) for name in names)
 
@@ -167,3 +168,29 @@ def test_ones_own_coco_and_panoptic_data_sets_work_beside_ours(kept_catalogs, tm
     assert MetadataCatalog.get("cups").thing_classes == ["cup"]
     (record,) = load_records(("cups_panoptic",), config_key="DATASETS.TRAIN")
     assert record["segments_info"] == [{"id": 1, "category_id": 0, "iscrowd": 0, "isthing": True}]
+
+
+@pytest.mark.parametrize(("year", "num_classes"), [(2019, 19), (2021, 21)])
+def test_coco_joins_youtube_vis_under_the_names_of_its_classes(tmp_path, monkeypatch, year, num_classes) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    names = {c.id: c.name for c in split_categories("coco_panoptic") if c.is_thing}
+    square = {"iscrowd": 0, "bbox": [0, 0, 4, 4], "area": 16, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
+    images = [{"id": place, "file_name": "a.jpg", "height": 8, "width": 8} for place in names]
+    objects = [{**square, "id": place, "image_id": place, "category_id": place} for place in names]
+    content = {"images": images, "annotations": objects, "categories": [{"id": i, "name": n} for i, n in names.items()]}
+    write_json(tmp_path / "coco" / "annotations" / "instances_train2017.json", content)
+    touch(tmp_path, "coco/train2017/a.jpg")
+    name = f"coco_2017_train_as_ytvis_{year}"
+    classes = MetadataCatalog.get(f"ytvis_{year}_train").thing_classes
+    assert MetadataCatalog.get(name).thing_classes == classes
+    found = {names[r["image_id"]]: classes[r["annotations"][0]["category_id"]] for r in DatasetCatalog.get(name)}
+    assert len(found) == num_classes and len(set(found.values())) == num_classes
+    assert found["car"] == ("sedan" if year == 2019 else "car") and found["tennis racket"] == "tennis_racket"
+    assert "mouse" not in found, "a computer mouse is no animal"
+
+
+def test_every_name_of_the_table_between_coco_and_youtube_vis_is_a_class() -> None:
+    coco = {category.name for category in split_categories("coco_panoptic") if category.is_thing}
+    youtube = {category.name for year in (2019, 2021) for category in load_categories(f"ytvis_{year}")}
+    assert set(coco_to_youtube_vis()) <= coco
+    assert {name for names in coco_to_youtube_vis().values() for name in names} <= youtube

@@ -9,8 +9,8 @@ from PIL import Image
 
 from mask2former.data.datasets.categories import load_categories
 from mask2former.data.datasets.splits import all_splits
-from mask2former.data.loader import load_records
 from mask2former.data.reading import read_class_map
+from mask2former.data.record_lists import load_records
 from tests.data.datasets.trees import touch, write_json, write_panoptic
 
 ADE20K, VISTAS = "ADEChallengeData2016", "mapillary_vistas"
