@@ -65,7 +65,8 @@ def draw_panoptic(
     Args:
         image: (H, W, 3) uint8 RGB.
         panoptic_map: (H, W) integers, the `id` of each pixel's segment; ids that are not listed are void.
-        segments_info: `id`, `category_id` (contiguous), `isthing` and, where it is known, `score` in [0, 1].
+        segments_info: `id`, `category_id` (contiguous), `isthing` and, where they are known, `score` in [0, 1] and
+            `track_id`, an object's number in a video (see `draw_instances`).
         metadata: of the dataset that the classes belong to.
         threshold: segments with a score below this are left out; segments without a score are drawn.
         vary_instances: shift the color of the second and later things of a class (from the left) to tell them apart.
@@ -78,7 +79,13 @@ def draw_panoptic(
     map_HW = np.asarray(panoptic_map)
     _check_size(image, map_HW, "panoptic map")
     segments = [
-        _Segment(map_HW == info["id"], int(info["category_id"]), info.get("score"), bool(info["isthing"]))
+        _Segment(
+            map_HW == info["id"],
+            int(info["category_id"]),
+            info.get("score"),
+            bool(info["isthing"]),
+            info.get("track_id") if info["isthing"] else None,  # stuff is one object: its class says enough
+        )
         # Stuff first: the rims and boxes of things stay on top.
         for info in sorted(segments_info, key=lambda info: bool(info["isthing"]))
         if info.get("score") is None or info["score"] >= threshold
@@ -93,6 +100,7 @@ def draw_instances(
     metadata: Metadata,
     *,
     scores: ArrayLike | None = None,
+    track_ids: Sequence[int | None] | None = None,
     threshold: float = 0.0,
     vary_instances: bool = True,
     scale: int | None = None,
@@ -105,6 +113,8 @@ def draw_instances(
         classes: (N,) contiguous class ids.
         metadata: of the dataset that the classes belong to.
         scores: (N,) in [0, 1], or None (ground truth).
+        track_ids: N numbers of objects in a video, or None. An object's number is part of its name, and its color
+            depends on class and number only, so that it has the same in every frame.
         threshold: instances with a score below this are left out.
         vary_instances: shift the color of the second and later instances of a class (from the left).
         scale: factor by which the picture is enlarged; None: `display_scale`.
@@ -120,8 +130,14 @@ def draw_instances(
         _check_size(image, masks_NHW[0], "mask")
     segments = [
         # Float masks are 0 or 1, so any positive value is inside.
-        _Segment(masks_NHW[index] > 0, int(classes_N[index]), None if scores is None else float(scores_N[index]), True)
-        for index in np.flatnonzero(scores_N >= threshold)
+        _Segment(
+            masks_NHW[index] > 0,
+            int(classes_N[index]),
+            None if scores is None else float(scores_N[index]),
+            True,
+            None if track_ids is None else track_ids[index],
+        )
+        for index in np.flatnonzero(scores_N >= threshold).tolist()
     ]
     segments.sort(key=lambda segment: -int(segment.mask_HW.sum()))
     return paint_regions(image, _regions(segments, metadata, vary_instances=vary_instances), scale=scale)
@@ -261,6 +277,7 @@ class _Segment(NamedTuple):
     category: int
     score: float | None
     is_thing: bool
+    track_id: int | None = None
 
 
 def _regions(segments: Sequence[_Segment], metadata: Metadata, *, vary_instances: bool) -> list[Region]:
@@ -270,13 +287,17 @@ def _regions(segments: Sequence[_Segment], metadata: Metadata, *, vary_instances
         # From left to right, so that truth and prediction of a picture mostly agree in who gets which color.
         num_seen: Counter[int] = Counter()
         for index in sorted(range(len(segments)), key=lambda index: _middle_column(segments[index].mask_HW)):
-            if segments[index].is_thing:
+            if segments[index].is_thing and segments[index].track_id is None:
                 colors[index] = _shifted(colors[index], num_seen[segments[index].category])
                 num_seen[segments[index].category] += 1
     regions = []
     for segment, color in zip(segments, colors, strict=True):
-        name = class_name(metadata, segment.category)
-        text = name if segment.score is None else f"{name} {segment.score:.0%}"
+        text = class_name(metadata, segment.category)
+        if segment.track_id is not None:  # instead of the score, which changes from frame to frame
+            text = f"{text} #{segment.track_id}"
+            color = _shifted(color, segment.track_id)
+        elif segment.score is not None:
+            text = f"{text} {segment.score:.0%}"
         regions.append(Region(segment.mask_HW, text, color, has_box=segment.is_thing))
     return regions
 

@@ -125,6 +125,32 @@ def test_a_second_instance_of_a_class_has_another_color_unless_switched_off(imag
     assert (varied[first] == same[first]).all()
 
 
+def test_an_object_of_a_video_keeps_its_color_among_other_objects(image, metadata):
+    masks = np.stack([box_mask(0, 0, 20, 20), box_mask(20, 40, 40, 60)])
+    both = draw_instances(image, masks, [0, 0], metadata, track_ids=[3, 7])
+    second = draw_instances(image, masks[1:], [0], metadata, track_ids=[7])
+    first_as_7 = draw_instances(image, masks[:1], [0], metadata, track_ids=[7])
+    scale = display_scale(*SIZE)
+    left, right = (slice(None, 10 * scale), 10 * scale), (36 * scale, 56 * scale)
+    assert (both[right] == second[right]).all()
+    assert (both[left] != first_as_7[left]).any(), "objects of one class have different colors"
+
+
+def test_objects_of_a_video_are_told_apart_by_number_and_stuff_is_not(image, metadata, monkeypatch):
+    painted = []
+    monkeypatch.setattr(
+        "mask2former.visualization.paint_regions", lambda image, regions, scale: painted.extend(regions)
+    )
+    panoptic_map = np.repeat([[1] * 30 + [2] * 30], SIZE[0], axis=0)
+    info = [
+        {"id": 1, "category_id": 0, "isthing": True, "score": 0.9, "track_id": 12},
+        {"id": 2, "category_id": 2, "isthing": False, "score": 0.8, "track_id": 1},
+    ]
+    draw_panoptic(image, panoptic_map, info, metadata)
+    assert {region.text for region in painted} == {"cat #12", "sky 80%"}
+    assert [region.color for region in painted if region.text == "sky 80%"] == [class_color(metadata, 2)]
+
+
 def test_nothing_to_draw_gives_the_picture_back(image, metadata):
     assert not changed(draw_instances(image, np.zeros((0, *SIZE)), [], metadata), image).any()
     assert not changed(draw_panoptic(image, np.zeros(SIZE, dtype=int), [], metadata), image).any()
