@@ -96,7 +96,7 @@ def _drain(channel: _Channel[T], consume: Callable[[T], object]) -> None:
 
 
 def _start(work: Callable[[], None]) -> threading.Event:
-    """Runs it in a thread; the event says that it has ended. (`Thread.join` interrupted by Ctrl-C forgets the thread.)"""
+    """Runs it in a thread; the event says that it has ended. (A `Thread.join` that Ctrl-C interrupts forgets it.)"""
     finished = threading.Event()
 
     def run() -> None:
