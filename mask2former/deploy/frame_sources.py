@@ -93,7 +93,8 @@ def of_one_size(frames: Iterable[NDArray[np.uint8]], name: str) -> Iterator[NDAr
                 )
             is_warned_of = True
             shrinks = frame.shape[0] > size[0]
-            frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            resized = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            frame = resized.astype(np.uint8, copy=False)
         yield frame
 
 
