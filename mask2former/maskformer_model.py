@@ -262,7 +262,7 @@ class MaskFormer(nn.Module):
             instance_output=self.instance_output if self.instance_on else None,
             panoptic_on=self.panoptic_on,
             resize_first=self.resize_first,
-            thing_ids=self.thing_ids if self.panoptic_on else (),
+            thing_ids=self.thing_ids if self.panoptic_on else None,
             object_mask_threshold=self.object_mask_threshold,
             overlap_threshold=self.overlap_threshold,
             topk=self.test_topk_per_image,

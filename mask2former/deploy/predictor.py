@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -64,6 +65,12 @@ class Predictor:
             max_size=cfg.INPUT.MAX_SIZE_TEST,
             channel_order=cfg.INPUT.FORMAT,
         )
+
+    def with_model(self, model: nn.Module) -> Predictor:
+        """The same preparation of pictures for another model."""
+        other = copy.copy(self)
+        other.model = model.eval()
+        return other
 
     @overload
     def __call__(self, images: NDArray[np.uint8]) -> Prediction: ...

@@ -33,7 +33,7 @@ class ResultSettings:
     instance_output: str | None  # one of INSTANCE_OUTPUTS; None: no instances
     panoptic_on: bool
     resize_first: bool  # masks before the semantic merge, instead of the merged map
-    thing_ids: Sequence[int]  # contiguous ids of the classes that are things; read with panoptic_on
+    thing_ids: Sequence[int] | None  # contiguous ids of the classes that are things; None: instances are of all classes
     object_mask_threshold: float  # see `panoptic_inference`
     overlap_threshold: float
     topk: int  # largest number of instances
@@ -64,8 +64,7 @@ def image_results(
     semantic = panoptic = instances = None
     readers: list[tuple[Any, Tensor]] = []  # a result, and its queries
     if settings.instance_output is not None:
-        things = settings.thing_ids if settings.panoptic_on else None
-        candidates = instance_candidates(class_logits, topk=settings.topk, thing_ids=things)
+        candidates = instance_candidates(class_logits, topk=settings.topk, thing_ids=settings.thing_ids)
         instances = InstanceResult(candidates, len(class_logits), sizes.output, settings.instance_output)
         readers.append((instances, instances.queries))
     if settings.panoptic_on:
@@ -73,7 +72,7 @@ def image_results(
         panoptic = PanopticResult(
             owners,
             sizes.output,
-            thing_ids=settings.thing_ids,
+            thing_ids=settings.thing_ids or (),
             overlap_threshold=settings.overlap_threshold,
         )
         readers.append((panoptic, owners.queries))

@@ -137,11 +137,15 @@ def test_each_result_is_the_same_alone(name: str) -> None:
         memory_budget=20_000,
     )
     expected = _expected(SETTINGS, SIZES["padded"])
-    if name == "instances":  # without panoptic results, stuff counts as well
-        class_logits, masks = _prediction()
-        logits = resized_to_output(masks, SIZES["padded"])
-        expected["instances"] = instance_inference(class_logits, logits, topk=settings.topk)
     _assert_equal(_results(settings, SIZES["padded"]), {name: expected[name]})
+
+
+def test_stuff_counts_as_instances_where_no_class_is_known_to_be_a_thing() -> None:
+    settings = replace(SETTINGS, semantic_output=None, panoptic_on=False, thing_ids=None)
+    class_logits, masks = _prediction()
+    logits = resized_to_output(masks, SIZES["padded"])
+    expected = instance_inference(class_logits, logits, topk=settings.topk)
+    _assert_equal(_results(settings, SIZES["padded"]), {"instances": expected})
 
 
 def test_a_budget_decides_how_many_rows_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
