@@ -29,7 +29,7 @@ class OurInference(Side):
         self._pictures = pictures(workload)
         if workload.kept_queries:
             self._keep_queries(workload.kept_queries)
-        self.stopwatch.watch(self.predictor, "_prepare", "pre-processing")
+        self.stopwatch.watch(self.predictor, "prepare", "pre-processing")
         self.stopwatch.watch(model, "_images", "pre-processing")
         self.stopwatch.watch(model, "predict", "rest of the network")
         self.stopwatch.watch(model.backbone, "forward", "backbone")
@@ -62,7 +62,7 @@ class OurInference(Side):
         }
 
     def _samples(self) -> list[dict[str, Any]]:
-        return [self.predictor._prepare(picture, index) for index, picture in enumerate(self._pictures)]
+        return [self.predictor.prepare(picture, index) for index, picture in enumerate(self._pictures)]
 
     @torch.inference_mode()
     def _keep_queries(self, count: int) -> None:

@@ -100,7 +100,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
-        inputs = [self._prepare(image, index) for index, image in enumerate(images)]
+        inputs = [self.prepare(image, index) for index, image in enumerate(images)]
         positions: dict[torch.Size, list[int]] = {}
         for index, sample in enumerate(inputs):
             positions.setdefault(sample["image"].shape, []).append(index)
@@ -111,8 +111,13 @@ class Predictor:
                 predictions[index] = output
         return predictions
 
-    def _prepare(self, image: NDArray[np.uint8], index: int) -> dict[str, Any]:
-        """A picture in the model's input format: `image` (3, h, w) uint8, and the size that the results shall have."""
+    def prepare(self, image: NDArray[np.uint8], index: int = 0) -> dict[str, Any]:
+        """A picture in the model's input format: `image` (3, h, w) uint8, and the size that the results shall have.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            index: what an error calls the picture.
+        """
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ValueError(f"picture {index} must be an (H, W, 3) uint8 RGB array, got {got}")
