@@ -231,7 +231,12 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["mask2former", "mask2former.*"]),
-    package_data={"mask2former": ["**/*.json", "**/*.yaml", "**/*.cpp", "**/*.cu", "**/*.h", "**/*.cuh", "py.typed"]},
+    package_data={
+        "mask2former": [
+            *(f"**/*.{suffix}" for suffix in ("json", "yaml", "html", "cpp", "cu", "h", "cuh")),
+            "py.typed",
+        ]
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     ext_modules=[

@@ -58,6 +58,14 @@ def test_every_folder_with_modules_is_a_package(setup_arguments):
     assert folders <= set(setup_arguments["packages"])
 
 
+def test_every_file_beside_the_modules_is_shipped(setup_arguments):
+    built = {".py", ".pyc", ".so"}
+    files = [path for path in (ROOT / "mask2former").rglob("*") if path.is_file() and path.suffix not in built]
+    patterns = setup_arguments["package_data"]["mask2former"]
+    missing = [path for path in files if not any(path.match(pattern) for pattern in patterns)]
+    assert files and missing == []
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(ROOT)))
 def test_every_assertion_of_the_package_says_what_broke(module):
     tree = ast.parse(module.read_text(encoding="utf-8"))

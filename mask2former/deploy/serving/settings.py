@@ -1,0 +1,40 @@
+"""What the operator of a service decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["ServiceSettings"]
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """Limits of one service.
+
+    Args:
+        max_batch_size: pictures that go through the network together.
+        max_wait_seconds: how long a batch that is not full waits for more pictures.
+        max_pending: requests that are accepted and not yet answered; whoever comes then is told to come back (429).
+            It bounds the memory, too: at most that many uploads, pictures and results exist at a time.
+        timeout_seconds: from a request's head to the end of its inference.
+        max_upload_bytes: size of an encoded picture.
+        max_pixels: height times width of a picture.
+        token: what requests must bear in `Authorization: Bearer ...`; None: no request needs one.
+    """
+
+    max_batch_size: int = 8
+    max_wait_seconds: float = 0.005
+    max_pending: int = 64
+    timeout_seconds: float = 30.0
+    max_upload_bytes: int = 20 * 2**20
+    max_pixels: int = 40_000_000
+    token: str | None = field(default=None, repr=False)  # a log must never show it
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_size", "max_pending", "timeout_seconds", "max_upload_bytes", "max_pixels"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be larger than 0")
+        if self.max_wait_seconds < 0:
+            raise ValueError(f"max_wait_seconds={self.max_wait_seconds} must not be negative")
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
+            raise ValueError("the token must be a line of printable ASCII characters")
