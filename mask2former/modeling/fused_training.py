@@ -1,0 +1,135 @@
+"""Convolutions with a frozen batch norm, and linear maps: sums and ReLU are computed with the product, with gradients.
+
+On a CPU in float32. The norm is y = x * scale + shift with constants: the convolution computes with weight * scale, and
+the gradient of the weight is that of the product times scale. Between product and result nothing is kept or written.
+"""
+# N pictures, (C, h, w) a map, o output channels.
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+__all__ = ["fused_convolution", "fused_linear", "is_fused_in_training"]
+
+
+def is_fused_in_training(x: Tensor, weight: Tensor) -> bool:
+    """Whether this module is for these: compilers fuse for themselves, autocast wants half precision."""
+    return (
+        torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def fused_convolution(
+    x: Tensor,
+    weight: Tensor,
+    scale_o: Tensor,
+    shift_o: Tensor,
+    options: tuple[Any, ...],
+    relu: bool,
+    addend: Tensor | None,
+) -> Tensor:
+    """relu(convolution(x, weight) * scale + shift + addend), differentiable in x, weight and addend.
+
+    Args:
+        scale_o, shift_o: constants of each output channel.
+        options: stride, padding, dilation and groups of the convolution.
+        relu, addend: may be left out.
+    """
+    y: Tensor = _FusedConvolution.apply(x, weight, scale_o, shift_o, options, relu, addend)
+    return y
+
+
+def fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """relu(x @ weight.T + bias), differentiable in all three; ReLU and bias may be left out."""
+    y: Tensor = _FusedLinear.apply(x, weight, bias, relu)
+    return y
+
+
+class _FusedConvolution(Function):
+    """Products of oneDNN, as PyTorch itself calls them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        scale_o: Tensor,
+        shift_o: Tensor,
+        options: tuple[Any, ...],
+        relu: bool,
+        addend: Tensor | None,
+    ) -> Tensor:
+        stride, padding, dilation, groups = options
+        operator, relu_name = torch.ops.mkldnn._convolution_pointwise, "relu" if relu else "none"
+        arguments = (_scaled(weight, scale_o), shift_o, padding, stride, dilation, groups)
+        if addend is None:
+            y: Tensor = operator(x, *arguments, relu_name, [], "")
+        else:
+            scaled, *rest = arguments
+            y = operator.binary(x, addend, scaled, *rest, "add", 1.0, relu_name if relu else None, [], None)
+        # The scaled weight is made again: that is cheaper than keeping it.
+        ctx.save_for_backward(x, weight, scale_o, y if relu else None)
+        ctx.options = options
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale_o, y = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.options
+        if y is not None:
+            grad = torch.ops.aten.threshold_backward(grad, y, 0)
+        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
+        no_padding = [0] * len(stride)
+        grad_x, grad_scaled, _ = torch.ops.aten.convolution_backward(
+            grad, x, _scaled(weight, scale_o), None, stride, padding, dilation, False, no_padding, groups, wanted
+        )
+        grad_weight = None
+        if grad_scaled is not None:
+            grad_weight = torch.mul(grad_scaled, _for_each_output(scale_o), out=torch.empty_like(weight))
+        return grad_x, grad_weight, None, None, None, None, grad if ctx.needs_input_grad[6] else None
+
+
+def _scaled(weight: Tensor, scale_o: Tensor) -> Tensor:
+    """In the memory format in which oneDNN wants it."""
+    scaled = torch.empty_like(weight, memory_format=torch.channels_last)
+    return torch.mul(weight, _for_each_output(scale_o), out=scaled)
+
+
+def _for_each_output(scale_o: Tensor) -> Tensor:
+    return scale_o[:, None, None, None]
+
+
+class _FusedLinear(Function):
+    """PyTorch itself would write the bias out, add the product, and then go over all with ReLU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+        ctx.save_for_backward(x, weight, y if relu else None)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, y = ctx.saved_tensors
+        if y is not None:
+            grad = torch.ops.aten.threshold_backward(grad, y, 0)
+        rows = grad.flatten(0, -2)
+        return (
+            grad @ weight if ctx.needs_input_grad[0] else None,
+            rows.T @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None,
+            rows.sum(dim=0) if ctx.needs_input_grad[2] else None,
+            None,
+        )
