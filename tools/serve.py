@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from mask2former.deploy import load
-from mask2former.deploy.serving import ServiceSettings, create_app, log_to_stdout, serve
+from mask2former.deploy.serving import ServiceSettings, create_app, listen, log_to_stdout, serve
 
 TOKEN_VARIABLE = "MASK2FORMER_TOKEN"
 WRONG_USE = 2
@@ -38,8 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
             max_pixels=round(args.max_megapixels * 1e6),
             token=read_token(args.token_file),
         )
-        segmenter = load(args.model, config_file=args.config_file, device=args.device, overrides=args.opts)
-        serve(create_app(segmenter, settings), host=args.host, port=args.port, shutdown_seconds=2 * args.timeout)
+        with listen(args.host, args.port) as listener:
+            segmenter = load(args.model, config_file=args.config_file, device=args.device, overrides=args.opts)
+            serve(create_app(segmenter, settings), listener, shutdown_seconds=2 * args.timeout)
     except (OSError, ValueError, KeyError, ImportError) as error:
         # A KeyError would print its message in quotes.
         print(f"serve.py: error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)

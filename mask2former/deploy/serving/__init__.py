@@ -13,7 +13,7 @@ except ImportError as error:
 
 from .app import create_app
 from .logs import log_to_stdout
-from .server import serve
+from .server import listen, serve
 from .settings import ServiceSettings
 
-__all__ = ["ServiceSettings", "create_app", "log_to_stdout", "serve"]
+__all__ = ["ServiceSettings", "create_app", "listen", "log_to_stdout", "serve"]

@@ -18,7 +18,7 @@ from mask2former.deploy.runtime import Segmenter
 from .logs import RequestLog
 from .metrics import METRICS_MEDIA_TYPE, Metrics
 from .models import ClassDescription, Health, Limits, ModelDescription, SegmentationAnswer
-from .page import add_page
+from .page import add_pages
 from .problems import Problem, ServiceError, add_problem_handlers, problem_responses
 from .service import Service
 from .settings import ServiceSettings
@@ -54,6 +54,7 @@ def create_app(segmenter: Segmenter, settings: ServiceSettings | None = None) ->
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
         yield
         await service.close()
 
@@ -73,7 +74,7 @@ def create_app(segmenter: Segmenter, settings: ServiceSettings | None = None) ->
     _add_segmentation(app, service, guard, refusals)
     _add_descriptions(app, _describe(segmenter, settings), metrics, guard, refusals)
     _add_probes(app, service)
-    add_page(app)
+    add_pages(app)
     return app
 
 

@@ -74,6 +74,9 @@ class Batcher:
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+
+    def start(self) -> None:
+        """Begins with what has been handed in so far."""
         self._thread.start()
 
     @property

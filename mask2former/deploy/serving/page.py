@@ -1,28 +1,44 @@
-"""The page at `/`: one file without external assets, which may run and fetch nothing but what is in it."""
+"""The page at `/` and the API description at `/docs`, without external assets, which browsers may not add to."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
+from functools import cache
 from importlib.resources import files
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
-__all__ = ["add_page", "content_security_policy"]
+from .api_page import api_html
+
+__all__ = ["add_pages", "content_security_policy"]
 
 
-def add_page(app: FastAPI) -> None:
-    """Serves the page; it is no part of the API and needs no token, but asks for one where the API does."""
-    html = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    headers = {"content-security-policy": content_security_policy(html), "referrer-policy": "no-referrer"}
+def add_pages(app: FastAPI) -> None:
+    """Serves both pages; they are no part of the API and need no token, but the first asks for one where the API does.
+
+    Call it when the application has all its other routes.
+    """
+    page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    docs = api_html(app.openapi())
 
     @app.get("/", include_in_schema=False)
-    async def page() -> HTMLResponse:
-        return HTMLResponse(html, headers=headers)
+    async def show_page() -> HTMLResponse:
+        return _answer(page)
+
+    @app.get("/docs", include_in_schema=False)
+    async def show_docs() -> HTMLResponse:
+        return _answer(docs)
 
 
+def _answer(html: str) -> HTMLResponse:
+    headers = {"content-security-policy": content_security_policy(html), "referrer-policy": "no-referrer"}
+    return HTMLResponse(html, headers=headers)
+
+
+@cache
 def content_security_policy(html: str) -> str:
     """A policy that allows exactly the scripts and styles of this HTML, by their hashes, and calls of its server."""
     return "; ".join(
@@ -41,6 +57,5 @@ def content_security_policy(html: str) -> str:
 
 def _hashes(html: str, tag: str) -> str:
     contents = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-    return " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in contents
-    )
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in contents)
+    return " ".join(f"'sha256-{value}'" for value in hashes) or "'none'"

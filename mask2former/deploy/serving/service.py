@@ -60,6 +60,10 @@ class Service:
         black = np.zeros((_FIRST_SIDE, _FIRST_SIDE, 3), dtype=np.uint8)
         self._first = self._batcher.submit(black, segmenter.tasks[0]).result
 
+    def start(self) -> None:
+        """Begins to work; `close` must follow."""
+        self._batcher.start()
+
     async def close(self) -> None:
         """Finishes what was accepted."""
         self._is_closing = True

@@ -42,6 +42,7 @@ def model():
 @pytest.fixture
 def batcher(model):
     batcher = Batcher(model, max_batch_size=3, max_wait_seconds=0.0)
+    batcher.start()
     yield batcher
     model.gate.set()
     batcher.close()
@@ -73,6 +74,7 @@ def test_a_batch_waits_for_more_pictures():
     model = Recorder()
     model.gate.set()
     batcher = Batcher(model, max_batch_size=3, max_wait_seconds=30.0)
+    batcher.start()
     jobs = [batcher.submit(picture(value), "a") for value in range(3)]
     assert [job.result.result(30) for job in jobs] == [0, 1, 2] and len(model.calls) == 1
     job = batcher.submit(picture(3), "a")
@@ -120,6 +122,7 @@ def test_batches_are_reported():
     batcher = Batcher(
         model, max_batch_size=2, max_wait_seconds=0.0, on_batch=lambda size, seconds: seen.append((size, seconds >= 0))
     )
+    batcher.start()
     batcher.submit(picture(1), "a").result.result(30)
     batcher.close()
     assert seen == [(1, True)]

@@ -97,6 +97,16 @@ def test_answers_may_not_be_kept_or_framed(client):
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+def test_the_api_is_described_for_people_without_scripts(client):
+    answer = client.get("/docs")
+    assert "script-src 'none'" in answer.headers["content-security-policy"] and "<script" not in answer.text
+    description = client.get("/openapi.json").json()
+    for word in [*description["paths"], *description["components"]["schemas"], "threshold", "429", "label_map"]:
+        assert word in answer.text
+    links = set(re.findall(r'href="#(\w+)"', answer.text))
+    assert links and links <= set(re.findall(r'id="(\w+)"', answer.text))
+
+
 def test_the_page_may_load_and_call_nothing_but_its_own_service(client):
     answer = client.get("/")
     policy = answer.headers["content-security-policy"]
