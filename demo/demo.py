@@ -4,7 +4,8 @@
     demo/demo.py --config-file CONFIG --input a.jpg b.jpg --output drawings --opts MODEL.WEIGHTS model_final.pkl
     demo/demo.py --config-file CONFIG --video-input film.mp4 --output film_segmented.mp4 --opts MODEL.WEIGHTS ...
 
-Nothing that exists is overwritten. Exit status: 0 all done, 1 something could not be read, 2 wrong use, 130 Ctrl-C.
+In videos objects keep their number and color. Nothing that exists is overwritten. Exit status: 0 all done, 1 something
+could not be read, 2 wrong use, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +26,27 @@ from tqdm import tqdm
 
 from mask2former.config import load_config
 from mask2former.data.reading import BrokenSampleError, read_image
+from mask2former.deploy.frame_files import FRAME_SUFFIXES, FrameFilesWriter
+from mask2former.deploy.frame_sources import FrameFolder, of_one_size
 from mask2former.deploy.pictures import find_pictures, output_paths, write_picture
+from mask2former.deploy.pipeline import read_ahead
 from mask2former.deploy.predictor import Predictor
+from mask2former.deploy.track_file import TrackWriter
+from mask2former.deploy.video import FrameResult, segment_video, video_tasks
 from mask2former.deploy.video_io import VideoError, VideoReader, VideoWriter
+from mask2former.deploy.video_stages import run_stages
 from mask2former.deploy.window import Window, camera_frames, check_window_support
 from mask2former.visualization import draw_prediction, strip
 
 Picture = NDArray[np.uint8]
+Frames = Iterable[Picture]
 Draw = Callable[[Picture], Picture]
+Run = Callable[[Predictor], int]
 
 DEFAULT_CONFIG = (
     Path(__file__).resolve().parents[1] / "configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 )
-CAMERA_FPS = 25  # of a video written from a camera, which does not say how fast it is
+DRAWN_INSTANCES = 0.5  # score that an instance needs to be drawn
 STOPPED_BY_USER = 130
 
 
@@ -45,16 +56,19 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         # Whatever can be wrong with files and screen is found out before a network is built.
         run = prepare_pictures(args) if args.input else prepare_frames(args)
-        draw = build_draw(args)
+        predictor = build_predictor(args)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         # A KeyError would print its message in quotes.
         print(f"demo.py: error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
     try:
-        return run(draw)
+        return run(predictor)
     except OSError as error:  # the disk is full, or --output lies where nothing can be written
         print(f"demo.py: error: {error}", file=sys.stderr)
         return 1
+    except ValueError as error:  # an option that this model does not have
+        print(f"demo.py: error: {error}", file=sys.stderr)
+        return 2
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -64,10 +78,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--input", nargs="+", metavar="PATH", help="pictures, folders of pictures, patterns ('~/a/*.jpg')"
     )
-    source.add_argument("--video-input", metavar="FILE", help="a video file")
+    source.add_argument("--video-input", metavar="PATH", help="a video file, or a folder of frames, sorted by number")
     source.add_argument("--webcam", action="store_true", help="the first camera, until Escape or Ctrl-C")
     parser.add_argument(
-        "--output", metavar="PATH", help="a folder, or a file for one picture or a video; without it a window opens"
+        "--output",
+        metavar="PATH",
+        help="a folder; a file for one picture or a video; frames/%%05d.png for the frames of a video; without it a "
+        "window opens",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="the objects of a video with their masks, in the format of YouTube-VIS"
     )
     parser.add_argument(
         "--confidence-threshold",
@@ -77,10 +97,35 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "OBJECT_MASK_THRESHOLD), instances (default: 0.5), semantic pixels (default: all)",
     )
     parser.add_argument("--side-by-side", action="store_true", help="the picture itself beside the drawing")
+    video = parser.add_argument_group("videos")
+    video.add_argument(
+        "--fps", type=Fraction, metavar="N", help="frames per second of a folder of frames or a camera (default: 25)"
+    )
+    video.add_argument(
+        "--smoothing",
+        type=share,
+        default=0.0,
+        metavar="SHARE",
+        help="image models: share of the past in what is shown; 0.5 steadies edges (default: 0)",
+    )
+    video.add_argument(
+        "--latency",
+        type=int,
+        default=0,
+        metavar="FRAMES",
+        help="image models: look so many frames ahead to fill gaps and leave out flickers (default: 0)",
+    )
+    video.add_argument("--window", type=int, metavar="FRAMES", help="video models: frames of a clip (default: 16)")
+    video.add_argument(
+        "--overlap", type=int, metavar="FRAMES", help="video models: frames that clips share (default: 4)"
+    )
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides, last"
     )
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.input and args.json:
+        parser.error("--json is for videos")
+    return args
 
 
 def share(text: str) -> float:
@@ -90,40 +135,39 @@ def share(text: str) -> float:
     return value
 
 
-def build_draw(args: argparse.Namespace) -> Draw:
-    """Loads the model; the function that it returns turns a picture into a drawing of its segments."""
+def build_predictor(args: argparse.Namespace) -> Predictor:
     overrides = list(args.opts)
-    threshold = args.confidence_threshold
-    if threshold is not None:
+    if args.confidence_threshold is not None:
         # The panoptic merge drops queries below this score, so drawing alone could only raise the threshold.
-        overrides += ["MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", str(threshold)]
+        overrides += ["MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", str(args.confidence_threshold)]
     cfg = load_config(args.config_file, overrides)
     if not cfg.MODEL.WEIGHTS:
         logging.warning("MODEL.WEIGHTS is empty: the model is untrained and its results mean nothing")
-    predictor = Predictor.from_config(cfg)
-
-    def draw(picture: Picture) -> Picture:
-        drawing = draw_prediction(
-            picture,
-            predictor(picture),
-            predictor.metadata,
-            threshold=threshold,
-            # From frame to frame the order of instances changes: shifted colors would flicker.
-            vary_instances=bool(args.input),
-        )
-        return strip([picture, drawing]) if args.side_by_side else drawing
-
-    return draw
+    return Predictor.from_config(cfg)
 
 
-def prepare_pictures(args: argparse.Namespace) -> Callable[[Draw], int]:
+def prepare_pictures(args: argparse.Namespace) -> Run:
     """Checks --input and --output; returns what remains to be done once there is a model."""
     paths = find_pictures(args.input)
     if not args.output:
         check_window_support()
-        return lambda draw: run_pictures(paths, draw, show=Window("Mask2Former"))
+        return lambda predictor: run_pictures(paths, picture_draw(args, predictor), show=Window("Mask2Former"))
     targets = output_paths(paths, args.output)
-    return lambda draw: run_pictures(paths, draw, targets=targets)
+    return lambda predictor: run_pictures(paths, picture_draw(args, predictor), targets=targets)
+
+
+def picture_draw(args: argparse.Namespace, predictor: Predictor) -> Draw:
+    """The function that turns a picture into a drawing of its segments."""
+
+    def draw(picture: Picture) -> Picture:
+        if video_tasks(predictor) == ("instance",) and getattr(predictor.model, "is_video", False):
+            drawing = drawn(next(segment_video([picture], predictor)), args)
+        else:
+            prediction = predictor(picture)
+            drawing = draw_prediction(picture, prediction, predictor.metadata, threshold=args.confidence_threshold)
+        return strip([picture, drawing]) if args.side_by_side else drawing
+
+    return draw
 
 
 def run_pictures(
@@ -156,45 +200,105 @@ def run_pictures(
     return 1 if broken else 0
 
 
-def prepare_frames(args: argparse.Namespace) -> Callable[[Draw], int]:
-    """Opens the video or camera and the output; returns what remains to be done once there is a model."""
-    if not args.output:
+def prepare_frames(args: argparse.Namespace) -> Run:
+    """Opens the video or camera and the outputs; returns what remains to be done once there is a model."""
+    if not args.output and not args.json:
         check_window_support()
+    frames, num_frames, fps, name = open_frames(args)
+    if not args.output and not args.json:
+        return lambda predictor: show_frames(args, frames, num_frames, predictor)
+    writer = open_writer(args.output, fps, name) if args.output else None
+    tracks = TrackWriter(Path(args.json).expanduser(), name) if args.json else None
+    return lambda predictor: write_frames(args, frames, num_frames, predictor, writer, tracks)
+
+
+def open_frames(args: argparse.Namespace) -> tuple[Frames, int | None, Fraction, str]:
+    """The frames, how many there are (None: unknown), frames per second, and what the output is called after."""
+    fps = args.fps or Fraction(25)
     if args.webcam:
-        fps, num_frames, frames = Fraction(CAMERA_FPS), None, camera_frames()
-        default_name = "webcam.mp4"
-    else:
-        reader = VideoReader(args.video_input)
-        fps, num_frames, frames = reader.fps, reader.num_frames, iter(reader)
-        default_name = f"{Path(args.video_input).stem}.mp4"
-    if not args.output:
-        return lambda draw: show_frames(frames, draw, num_frames)
-    output = Path(args.output).expanduser()
-    writer = VideoWriter(output if output.suffix and not output.is_dir() else output / default_name, fps)
-    return lambda draw: write_frames(frames, draw, num_frames, writer)
+        return camera_frames(), None, fps, "webcam"
+    path = Path(args.video_input).expanduser()
+    if path.is_dir():
+        folder = FrameFolder(path)
+        return of_one_size(folder, str(path)), folder.num_frames, fps, path.resolve().name
+    reader = VideoReader(path)
+    if args.fps:
+        raise ValueError(f"--fps is for folders of frames and cameras; {path} says itself that it has {reader.fps}")
+    return of_one_size(reader, str(path)), reader.num_frames, reader.fps, path.stem
 
 
-def write_frames(frames: Iterable[Picture], draw: Draw, num_frames: int | None, writer: VideoWriter) -> int:
-    """Writes the drawing of every frame; the file is completed also when the video breaks off or the user stops."""
+def open_writer(output: str, fps: Fraction, name: str) -> VideoWriter | FrameFilesWriter:
+    path = Path(output).expanduser()
+    if path.suffix.lower() in FRAME_SUFFIXES:
+        return FrameFilesWriter(path)
+    return VideoWriter(path if path.suffix and not path.is_dir() else path / f"{name}.mp4", fps)
+
+
+def segmented(args: argparse.Namespace, predictor: Predictor, frames: Frames) -> Iterator[FrameResult]:
+    return segment_video(
+        frames,
+        predictor,
+        smoothing=args.smoothing,
+        latency=args.latency,
+        window=args.window,
+        overlap=args.overlap,
+        # Semantic results have no segments with a score: their pixels are chosen when they are drawn.
+        threshold=None if video_tasks(predictor)[0] == "semantic" else args.confidence_threshold,
+    )
+
+
+def drawn(result: FrameResult, args: argparse.Namespace) -> Picture:
+    threshold = args.confidence_threshold
+    if threshold is None:
+        threshold = DRAWN_INSTANCES if result.segmentation.task == "instance" else 0.0
+    drawing = result.segmentation.draw(result.frame, threshold=threshold)
+    return strip([result.frame, drawing]) if args.side_by_side else drawing
+
+
+def write_frames(
+    args: argparse.Namespace,
+    frames: Frames,
+    num_frames: int | None,
+    predictor: Predictor,
+    writer: VideoWriter | FrameFilesWriter | None,
+    tracks: TrackWriter | None,
+) -> int:
+    """Writes drawing and objects of every frame; files are complete also when the video breaks off or is stopped."""
+    outputs = [output for output in (writer, tracks) if output is not None]
+
+    def write(result: FrameResult) -> None:
+        if writer is not None:
+            writer.write(drawn(result, args))
+        if tracks is not None:
+            tracks.write(result.segmentation)
+
+    def kept() -> str:
+        return f"{outputs[0].num_frames} frames in {' and '.join(str(output.path) for output in outputs)}"
+
     try:
-        with writer:
-            for frame in tqdm(frames, total=num_frames, unit="frame", disable=None):
-                writer.write(draw(frame))
+        with ExitStack() as stack:
+            for output in outputs:
+                stack.enter_context(output)
+            run_stages(frames, partial(segmented, args, predictor), write, num_frames=num_frames)
     except KeyboardInterrupt:
-        return stopped(f"{writer.path} holds the first {writer.num_frames} frames")
+        return stopped(kept())
     except (VideoError, RuntimeError) as error:
-        kept = f"; {writer.path} holds the frames before" if writer.num_frames else ""
-        print(f"demo.py: error: {error}{kept}", file=sys.stderr)
+        print(f"demo.py: error: {error}{f' ({kept()})' if outputs[0].num_frames else ''}", file=sys.stderr)
         return 1
-    print(f"{writer.num_frames} frames written to {writer.path}")
+    print(kept())
     return 0
 
 
-def show_frames(frames: Iterable[Picture], draw: Draw, num_frames: int | None) -> int:
+def show_frames(args: argparse.Namespace, frames: Frames, num_frames: int | None, predictor: Predictor) -> int:
+    """Shows the drawing of every frame; of a camera's, those that come while the network is busy are left out."""
     try:
-        with Window("Mask2Former") as window:
-            for frame in tqdm(frames, total=num_frames, unit="frame", disable=None):
-                if not window.show(draw(frame), wait=False):
+        with (
+            Window("Mask2Former") as window,
+            read_ahead(frames, newest_only=args.webcam) as ahead,
+            read_ahead(segmented(args, predictor, ahead)) as results,
+        ):
+            for result in tqdm(results, total=num_frames, unit=" frames", disable=None):
+                if not window.show(drawn(result, args), wait=False):
                     break
     except KeyboardInterrupt:
         return STOPPED_BY_USER

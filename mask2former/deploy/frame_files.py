@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from mask2former.deploy.pictures import write_picture
 
-__all__ = ["FrameFilesWriter"]
+__all__ = ["FRAME_SUFFIXES", "FrameFilesWriter"]
+
+#: What `FrameFilesWriter` can write.
+FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 _NUMBER = re.compile(r"%(0\d+)?d")
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class FrameFilesWriter:
@@ -31,7 +33,7 @@ class FrameFilesWriter:
     def __init__(self, pattern: str | Path) -> None:
         self.path = Path(pattern)
         parts = _NUMBER.split(self.path.name)
-        if len(parts) != 3 or self.path.suffix.lower() not in _SUFFIXES:
+        if len(parts) != 3 or self.path.suffix.lower() not in FRAME_SUFFIXES:
             raise ValueError(f"frames cannot be written to {str(pattern)!r}; name them like frames/%05d.png")
         names = re.compile(rf"{re.escape(parts[0])}\d+{re.escape(parts[2])}")
         folder = self.path.parent

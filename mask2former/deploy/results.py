@@ -45,8 +45,8 @@ class Segment:
     Attributes:
         category: contiguous class index.
         name, dataset_id, is_thing: of the class.
-        score: in [0, 1]: of a panoptic segment the class probability, of an instance that times the quality of its mask,
-            of a semantic region the mean confidence of its pixels; None where it is not known.
+        score: in [0, 1]: of a panoptic segment the class probability, of an instance that times the quality of its
+            mask, of a semantic region the mean confidence of its pixels; None where it is not known.
         box: tight (x0, y0, x1, y1) in pixels, ends exclusive.
         area: pixels.
         mask: COCO's compressed run lengths, `size` [H, W] and `counts` as text.
@@ -94,11 +94,12 @@ class Segmentation:
     Attributes:
         task: what the segments are.
         height, width: of the picture, in pixels.
-        segments: none is empty. Panoptic: no pixel in two of them; instance: by descending score, may overlap; semantic:
-            one for each class that occurs, by class index.
-        label_map: (H, W) integers. Panoptic: the segment's number, 1 for the first, 0 where there is none. Semantic: the
-            class index. Instance: None.
-        confidence: semantic: (H, W) float32, share of the chosen class in the scores of the pixel, in (0, 1]; else None.
+        segments: none is empty. Panoptic: no pixel in two of them; instance: by descending score, may overlap;
+            semantic: one for each class that occurs, by class index.
+        label_map: (H, W) integers. Panoptic: the segment's number, 1 for the first, 0 where there is none. Semantic:
+            the class index. Instance: None.
+        confidence: semantic: (H, W) float32, share of the chosen class in the scores of the pixel, in (0, 1]; else
+            None.
         classes: that the model knows.
     """
 
@@ -111,7 +112,7 @@ class Segmentation:
     classes: tuple[ClassInfo, ...]
 
     def draw(self, image: NDArray[np.uint8], *, threshold: float = 0.0) -> NDArray[np.uint8]:
-        """The picture with what was found in it.
+        """The picture with what was found in it. Things of a video bear their `track_id` and keep their color.
 
         Args:
             image: (H, W, 3) uint8 RGB, the picture that was segmented.
@@ -132,6 +133,7 @@ class Segmentation:
                 [segment.category for segment in drawn],
                 metadata,
                 scores=[segment.score or 0.0 for segment in drawn],
+                track_ids=[segment.track_id for segment in drawn],
             )
         assert self.label_map is not None, f"a {self.task} segmentation has a map"
         if self.task == "panoptic":
@@ -141,6 +143,7 @@ class Segmentation:
                     "category_id": segment.category,
                     "isthing": segment.is_thing,
                     "score": segment.score,
+                    "track_id": segment.track_id,
                 }
                 for number, segment in enumerate(self.segments, start=1)
             ]
@@ -228,9 +231,7 @@ def _panoptic(prediction: Mapping[str, Any], classes: tuple[ClassInfo, ...]) -> 
         category = int(info["category_id"])
         score = info.get("score")
         segments.append(
-            Segment.of(
-                encode_rle(mask_HW), category, classes[category], score=None if score is None else float(score)
-            )
+            Segment.of(encode_rle(mask_HW), category, classes[category], score=None if score is None else float(score))
         )
     height, width = ids_HW.shape
     return Segmentation("panoptic", height, width, tuple(segments), numbers_HW, None, classes)

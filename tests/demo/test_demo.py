@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def no_network(demo, monkeypatch):
     def refuse(args):
         raise AssertionError("the network was built before the files were checked")
 
-    monkeypatch.setattr(demo, "build_draw", refuse)
+    monkeypatch.setattr(demo, "build_predictor", refuse)
 
 
 @pytest.fixture
@@ -157,26 +158,132 @@ def test_a_cut_off_video_is_named_and_its_frames_are_kept(run, demo, video, tmp_
     assert num_frames(output) == 6
 
 
-@pytest.mark.parametrize("kind", ["video", "pictures"])
-def test_stopping_by_hand_keeps_what_is_done(run, demo, video, pictures, tmp_path, monkeypatch, capsys, kind):
-    def build_draw(args):
-        calls = iter(range(100))
+def test_stopping_by_hand_keeps_the_pictures_that_are_done(run, demo, pictures, tmp_path, monkeypatch, capsys):
+    calls = iter(range(100))
 
-        def draw(picture):
-            if next(calls) == 2:
-                raise KeyboardInterrupt
-            return picture
+    def draw(picture):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return picture
 
-        return draw
-
-    monkeypatch.setattr(demo, "build_draw", build_draw)
-    if kind == "video":
-        assert run("--video-input", video, "--output", tmp_path / "out.mp4") == 130
-        assert num_frames(tmp_path / "out.mp4") == 2
-    else:
-        assert run("--input", pictures, "--output", tmp_path / "out") == 130
-        assert len(list((tmp_path / "out").iterdir())) == 2
+    monkeypatch.setattr(demo, "picture_draw", lambda args, predictor: draw)
+    assert run("--input", pictures, "--output", tmp_path / "out") == 130
+    assert len(list((tmp_path / "out").iterdir())) == 2
     assert "stopped" in capsys.readouterr().err
+
+
+def test_stopping_by_hand_completes_the_files_of_a_video(run, demo, video, tmp_path, monkeypatch, capsys):
+    segmented = demo.segmented
+
+    def stopped(args, predictor, frames):
+        for result in segmented(args, predictor, frames):
+            if result.index == 4:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(demo, "segmented", stopped)
+    output, tracks = tmp_path / "out.mp4", tmp_path / "out.json"
+    assert run("--video-input", video, "--output", output, "--json", tracks) == 130
+    assert num_frames(output) == 4
+    assert json.loads(tracks.read_text())["videos"][0]["length"] == 4
+    assert "stopped: 4 frames in" in capsys.readouterr().err
+
+
+def test_a_folder_of_frames_is_a_video(run, pictures, tmp_path):
+    output = tmp_path / "out"
+    assert run("--video-input", pictures, "--fps", 5, "--output", output) == 0
+    with VideoReader(output / "pictures.mp4") as reader:
+        assert float(reader.fps) == 5 and len(list(reader)) == 3
+
+
+def test_frames_of_other_sizes_are_resized_to_the_first(run, pictures, tmp_path, caplog):
+    Image.new("RGB", (50, 40)).save(pictures / "b.png")
+    with caplog.at_level("WARNING"):
+        assert run("--video-input", pictures, "--output", tmp_path / "out.mp4", "--json", tmp_path / "out.json") == 0
+    assert num_frames(tmp_path / "out.mp4") == 3
+    assert "frame 1 is 50x40" in caplog.text
+
+
+def test_a_broken_frame_ends_the_video_and_the_frames_before_it_are_kept(run, pictures, tmp_path, capsys):
+    (pictures / "c.jpg").write_text("no picture")
+    assert run("--video-input", pictures, "--output", tmp_path / "out.mp4", "--latency", 2) == 1
+    error = capsys.readouterr().err
+    assert "c.jpg" in error and "2 frames in" in error
+    assert num_frames(tmp_path / "out.mp4") == 2
+
+
+def test_a_folder_without_frames_is_named(run, no_network, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run("--video-input", tmp_path / "empty", "--output", tmp_path / "out.mp4") == 2
+    assert "empty has no picture" in capsys.readouterr().err
+
+
+def test_frames_are_written_as_pictures_where_the_output_says_so(run, video, tmp_path):
+    assert run("--video-input", video, "--output", tmp_path / "out" / "%03d.png") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{index:03d}.png" for index in range(6)]
+
+
+def test_objects_of_a_video_go_into_a_file_that_needs_no_drawings(run, video, tmp_path, capsys):
+    path = tmp_path / "out.json"
+    assert run("--video-input", video, "--json", path, *SHOW_ALL) == 0
+    content = json.loads(path.read_text())
+    assert content["videos"][0]["length"] == 6 and content["annotations"]
+    assert all(len(track["segmentations"]) == 6 for track in content["annotations"])
+    assert str(path) in capsys.readouterr().out
+    assert list(tmp_path.glob("out*")) == [path]
+
+
+@pytest.mark.parametrize("task", ["INSTANCE", "SEMANTIC"])
+def test_videos_of_other_tasks(run, video, tmp_path, task):
+    switches = ["MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False", f"MODEL.MASK_FORMER.TEST.{task}_ON", "True"]
+    arguments = ["--output", tmp_path / "out.mp4", "--json", tmp_path / "out.json", "--smoothing", 0.5, *SHOW_ALL]
+    assert run("--video-input", video, *arguments, "--opts", *switches) == 0
+    assert num_frames(tmp_path / "out.mp4") == 6
+    assert json.loads((tmp_path / "out.json").read_text())["annotations"]
+
+
+@pytest.mark.parametrize("source", ["video", "pictures"])
+def test_models_of_videos_work_like_those_of_images(run, video, pictures, tmp_path, source):
+    config = ["--config-file", ROOT / "configs/digits/video.yaml"]
+    if source == "video":
+        arguments = ["--video-input", video, "--json", tmp_path / "out.json", "--window", 4, "--overlap", 2]
+        assert run(*config, *arguments, "--output", tmp_path / "out.mp4", "--opts", "MODEL.WEIGHTS", "") == 0
+        assert num_frames(tmp_path / "out.mp4") == 6
+    else:
+        assert run(*config, "--input", pictures, "--output", tmp_path / "out", "--opts", "MODEL.WEIGHTS", "") == 0
+        assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--window", "4"], "window"),
+        (["--fps", "5"], "--fps"),
+        (["--output", "frames.png"], "frames/%05d.png"),
+        (["--output", "film.avi"], "film.avi"),
+    ],
+)
+def test_options_without_effect_and_outputs_without_writer_are_refused(run, video, tmp_path, capsys, arguments, named):
+    if "--output" not in arguments:
+        arguments = [*arguments, "--output", tmp_path / "out.mp4"]
+    assert run("--video-input", video, *arguments) == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_an_existing_file_of_objects_is_not_overwritten(run, no_network, video, tmp_path, capsys):
+    (tmp_path / "out.json").write_text("precious")
+    assert run("--video-input", video, "--json", tmp_path / "out.json") == 2
+    assert "out.json" in capsys.readouterr().err
+    assert (tmp_path / "out.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize("option", ["--output", "--json"])
+def test_a_video_that_cannot_be_written_is_said_in_a_sentence(run, video, tmp_path, capsys, option):
+    (tmp_path / "file").write_text("mine")
+    assert run("--video-input", video, option, tmp_path / "file" / "out.mp4") in (1, 2)
+    assert any(line.startswith("demo.py: error: ") for line in capsys.readouterr().err.splitlines())
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_existing_drawings_are_not_overwritten(run, no_network, pictures, tmp_path, capsys):
