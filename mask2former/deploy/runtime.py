@@ -51,6 +51,25 @@ class Segmenter:
         self.description = dict(description)
         self._predictors = dict(predictors)
 
+    def semantic_scores(self, image: Picture) -> NDArray[np.float32]:
+        """(K, H, W) evidence for each class in a picture, to be averaged over several views of the same pixels.
+
+        The best class is that of the semantic result. A format that gives labels only gives the confidence of the best
+        class, and 0 for all others.
+        """
+        predictor = self._predictors["semantic"]
+        model: Any = getattr(predictor, "model", None)
+        settings = getattr(model, "settings", None)
+        if isinstance(settings, ResultSettings):
+            with_scores = type(model)(model.model, replace(settings, semantic_output="scores"))
+            scores: NDArray[np.float32] = predictor.with_model(with_scores)(image)["sem_seg"].float().cpu().numpy()
+            return scores
+        result = self(image, "semantic")
+        assert result.label_map is not None and result.confidence is not None, "a semantic result has both"
+        votes = np.zeros((len(self.classes), *result.label_map.shape), dtype=np.float32)
+        np.put_along_axis(votes, result.label_map[None].astype(np.int64), result.confidence[None], axis=0)
+        return votes
+
     @overload
     def __call__(self, images: Picture, task: Task | None = None) -> Segmentation: ...
 
