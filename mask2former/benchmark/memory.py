@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["MemoryMeter"]
+__all__ = ["MemoryMeter", "own_memory"]
 
 
 class MemoryMeter:
@@ -45,7 +45,12 @@ class MemoryMeter:
     def _now(self) -> int:
         if self._device.type == "cuda":
             return torch.cuda.memory_allocated(self._device)
-        return _process_bytes("VmRSS") - _process_bytes("RssFile") if self._is_known else 0
+        return own_memory() if self._is_known else 0
+
+
+def own_memory() -> int:
+    """Bytes that this process has written and that are resident, without pages of files; on Linux only."""
+    return _process_bytes("VmRSS") - _process_bytes("RssFile")
 
 
 def _forget_peak() -> bool:
