@@ -172,3 +172,19 @@ def test_a_cut_off_video_of_unsure_length_is_warned_of(tmp_path, caplog):
         num_frames = len(list(reader))
     assert 5 < num_frames < 60
     assert "video.mkv" in caplog.text and "cut off" in caplog.text
+
+
+def test_frames_of_a_video_whose_size_changes_come_in_their_sizes(tmp_path):
+    path = tmp_path / "video.ts"
+    for size in ((48, 64), (96, 128)):
+        with av.open(str(tmp_path / "part.ts"), "w", format="mpegts") as container:
+            stream = container.add_stream("mpeg2video", rate=25)
+            stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+            for frame in gray_frames(5, size):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(None))
+        with open(path, "ab") as whole:
+            whole.write((tmp_path / "part.ts").read_bytes())
+    with VideoReader(path) as reader:
+        sizes = [frame.shape[:2] for frame in reader]
+    assert set(sizes) == {(48, 64), (96, 128)} and sizes[0] == (48, 64)
