@@ -5,8 +5,8 @@
     benchmarks/large_picture.py --size 10000 10000 --task semantic --format png --scratch /var/tmp
 
 The picture is a mosaic of digit scenes at their own scale, a tiled GeoTIFF or a PNG; the model is the shipped one,
-which was trained on single scenes. Results are written as files, as tools/segment_large.py does, and removed. The share of
-correct pixels says whether they mean something.
+which was trained on single scenes. Results are written as files, as tools/segment_large.py does, and removed. The share
+of correct pixels says whether they mean something.
 """
 
 from __future__ import annotations
