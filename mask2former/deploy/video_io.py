@@ -186,7 +186,9 @@ class VideoWriter:
         # Written in fragments that can be played without the file's end, and turned into a plain file when completed.
         fragmented = {} if self.path.suffix.lower() == ".mkv" else {"movflags": "hybrid_fragmented"}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self.path), "w", container_options=fragmented)
+        # Without flushing, the last quarter of a MiB would be in memory only: of small pictures that is many seconds.
+        options = {"flush_packets": "1", **fragmented}
+        self._container = av.open(str(self.path), "w", container_options=options)
         stream = self._container.add_stream(codec, rate=self._fps)
         assert isinstance(stream, av.VideoStream), f"{codec} encodes pictures"
         stream.height, stream.width = size[0] + size[0] % 2, size[1] + size[1] % 2

@@ -96,10 +96,11 @@ def test_an_error_while_writing_leaves_a_complete_file(tmp_path):
         assert len(list(reader)) == 7
 
 
-def test_a_killed_writer_leaves_all_but_the_last_seconds(tmp_path):
+@pytest.mark.parametrize("frames", [noisy_frames, gray_frames], ids=["large", "small"])
+def test_a_killed_writer_leaves_all_but_the_last_seconds(tmp_path, frames):
     path = tmp_path / "video.mp4"
     writer = VideoWriter(path, 10)
-    for frame in noisy_frames(100):
+    for frame in frames(100):
         writer.write(frame)
     killed = tmp_path / "killed.mp4"
     killed.write_bytes(path.read_bytes())
