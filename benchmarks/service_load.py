@@ -5,7 +5,7 @@
 
 Starts the service and, in this process, loads the same model. Both take turns: a round of the model alone, in batches
 of --batch pictures, then a round of the service, to which --clients connections send one picture after the other, each
-as soon as the answer to the last one is there. Pictures are generated 96 x 96 scenes, sent as PNG files. Figures are
+as soon as the answer to the last one is there. Pictures are generated 96 x 96 scenes, sent as JPEG files. Figures are
 medians over the rounds with their range. Requests are counted as errors unless the answer is 200. Memory is the
 service's resident set after each round; processor time counts all threads and is disturbed less by other programs than
 the clock.
@@ -179,9 +179,9 @@ async def send_requests(
 def make_request(picture: Picture, task: str, host: str) -> bytes:
     """A whole HTTP request: nothing is left to do while the service is timed."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
+    Image.fromarray(picture).save(file, "JPEG", quality=90)
     part = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name="
-    body = f'{part}"task"\r\n\r\n{task}\r\n{part}"picture"; filename="a.png"\r\n\r\n'.encode()
+    body = f'{part}"task"\r\n\r\n{task}\r\n{part}"picture"; filename="a.jpg"\r\n\r\n'.encode()
     body += file.getvalue() + f"\r\n--{BOUNDARY}--\r\n".encode()
     head = f"POST /v1/segment HTTP/1.1\r\nHost: {host}\r\nContent-Type: multipart/form-data; boundary={BOUNDARY}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

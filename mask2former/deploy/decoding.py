@@ -71,8 +71,8 @@ def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
             f"the picture stores 32-bit {'floats' if picture.mode == 'F' else 'integers'}, whose range is unknown; "
             "convert it to 8 or 16 bits"
         )
-    turned = ImageOps.exif_transpose(picture)
-    if turned.mode in _16_BIT_MODES:
-        gray_HW: NDArray[np.uint8] = (np.asarray(turned).astype(np.uint16) >> 8).astype(np.uint8)
+    ImageOps.exif_transpose(picture, in_place=True)
+    if picture.mode in _16_BIT_MODES:
+        gray_HW: NDArray[np.uint8] = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(gray_HW[:, :, None], 3, axis=2)
-    return np.asarray(turned.convert("RGB"))
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
