@@ -12,10 +12,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.deploy.serving.fakes import png, wait_until
+httpx = pytest.importorskip("httpx", reason="pip install 'mask2former[dev]'")
+pytest.importorskip("fastapi", reason="pip install 'mask2former[deploy]'")
+
+from tests.deploy.serving.fakes import png, wait_until  # noqa: E402  # needs both
 
 ROOT = Path(__file__).parents[2]
 MODEL = "weights/digits_panoptic.safetensors"
