@@ -7,7 +7,6 @@ the gradient of the weight is that of the product times scale. Between product a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-__all__ = ["fused_convolution", "fused_feed_forward", "fused_linear", "is_fused_in_training"]
+__all__ = ["fused_convolution", "fused_linear", "is_fused_in_training"]
 
 
 def is_fused_in_training(x: Tensor, weight: Tensor) -> bool:
@@ -54,16 +53,6 @@ def fused_convolution(
 def fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     """relu(x @ weight.T + bias), differentiable in all three; ReLU and bias may be left out."""
     y: Tensor = _FusedLinear.apply(x, weight, bias, relu)
-    return y
-
-
-def fused_feed_forward(x: Tensor, weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor) -> Tensor:
-    """Two linear maps with ReLU between, differentiable in all five.
-
-    What lies between is the largest tensor of a transformer layer. It is made again in the backward pass, which takes
-    one product more where there are six.
-    """
-    y: Tensor = _FusedFeedForward.apply(x, weight_1, bias_1, weight_2, bias_2)
     return y
 
 
@@ -127,7 +116,7 @@ class _FusedLinear(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-        y = _linear(x, weight, bias, relu)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
         ctx.save_for_backward(x, weight, y if relu else None)
         return y
 
@@ -137,38 +126,10 @@ class _FusedLinear(Function):
         x, weight, y = ctx.saved_tensors
         if y is not None:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
-        return *_linear_gradients(grad, x, weight, ctx.needs_input_grad[:3]), None
-
-
-class _FusedFeedForward(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight_1, bias_1, weight_2)
-        return _linear(_linear(x, weight_1, bias_1, True), weight_2, bias_2, False)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight_1, bias_1, weight_2 = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        inner = _linear(x, weight_1, bias_1, True)
-        grad_inner, *grads_2 = _linear_gradients(grad, inner, weight_2, (True, *wanted[3:]))
-        grad_inner = torch.ops.aten.threshold_backward(grad_inner, inner, 0)
-        return *_linear_gradients(grad_inner, x, weight_1, wanted[:3]), *grads_2
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
-    return y
-
-
-def _linear_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Of x, weight and bias, as far as wanted."""
-    rows = grad.flatten(0, -2)
-    return (
-        grad @ weight if wanted[0] else None,
-        rows.T @ x.flatten(0, -2) if wanted[1] else None,
-        rows.sum(dim=0) if wanted[2] else None,
-    )
+        rows = grad.flatten(0, -2)
+        return (
+            grad @ weight if ctx.needs_input_grad[0] else None,
+            rows.T @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None,
+            rows.sum(dim=0) if ctx.needs_input_grad[2] else None,
+            None,
+        )

@@ -22,7 +22,6 @@ from torch.utils.checkpoint import checkpoint
 
 from ...registry import PIXEL_DECODER_REGISTRY
 from ..constants import cached_constant
-from ..fused_training import fused_feed_forward, is_fused_in_training
 from ..inference_layers import InferenceLinear
 from ..transformer_decoder.position_encoding import sine_position_encoding_2d
 from .fpn import NUM_GROUPS, NUM_MULTI_SCALE_MAPS, check_width, pyramid_conv
@@ -59,16 +58,8 @@ class DeformableEncoderLayer(nn.Module):
         query_NSD = (tokens_NSD + position_SD).to(tokens_NSD.dtype)
         read_NSD = self.self_attn(query_NSD, reference_points, tokens_NSD, sizes)
         tokens_NSD = self.norm1(tokens_NSD + self.dropout(read_NSD))
-        return self.norm2(tokens_NSD + self.dropout(self._update(tokens_NSD)))
-
-    def _update(self, tokens_NSD: Tensor) -> Tensor:
-        """The feed-forward network."""
-        if self.dropout.p == 0 and is_fused_in_training(tokens_NSD, self.linear1.weight):
-            layers = (self.linear1, self.linear2)
-            return fused_feed_forward(
-                tokens_NSD, *(tensor for layer in layers for tensor in (layer.weight, layer.bias))
-            )
-        return self.linear2(self.dropout(self.linear1(tokens_NSD, relu=True)))
+        update_NSD = self.linear2(self.dropout(self.linear1(tokens_NSD, relu=True)))
+        return self.norm2(tokens_NSD + self.dropout(update_NSD))
 
 
 class DeformableEncoder(nn.Module):
