@@ -124,13 +124,14 @@ class Predictor:
         height, width = image.shape[:2]
         if height == 0 or width == 0:
             raise ValueError(f"picture {index} has no pixels: its shape is {image.shape}")
-        resized_hw3 = self._resized(image)
+        resized_hw3 = self.resized(image)
         if self._channel_order == "BGR":
             resized_hw3 = resized_hw3[:, :, ::-1]
         tensor: Tensor = torch.from_numpy(resized_hw3.transpose(2, 0, 1).copy())
         return {"image": tensor, "height": height, "width": width}
 
-    def _resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """As large as the network gets it: (H, W, 3) -> (h, w, 3)."""
         transform = self._resize.get_transform(image)
         if isinstance(transform, T.ResizeTransform) and min(transform.new_h, transform.new_w) < 1:
             # Detectron2 rounds the short side of a very long picture down to nothing.

@@ -23,7 +23,7 @@ from mask2former.deploy.results import TASKS, ClassInfo, Segmentation, Task, cla
 from mask2former.maskformer_model import MaskFormer
 from mask2former.modeling.postprocessing import ResultSettings, image_results
 
-__all__ = ["Segmenter", "load", "load_eager", "settings_of_task", "weights_hash"]
+__all__ = ["OneTask", "Segmenter", "load", "load_eager", "settings_of_task", "tasks_of", "weights_hash"]
 
 Picture = NDArray[np.uint8]
 
@@ -110,15 +110,24 @@ def load(
     """A model that is ready to use.
 
     Args:
-        source: a checkpoint, of any kind that MODEL.WEIGHTS takes.
+        source: a checkpoint, of any kind that MODEL.WEIGHTS takes; or a folder that tools/export_model.py wrote, which
+            has a config of its own.
         config_file: of the checkpoint; None: `<name>.config.yaml` or `config.yaml` beside it.
         device: e.g. "cpu" or "cuda"; None: MODEL.DEVICE, or the CPU where that asks for a GPU that is not there.
         overrides: KEY VALUE ..., config keys.
 
     Raises:
         FileNotFoundError: there is no such checkpoint, or no config for it.
-        ValueError: the weights are of another model, or no task is switched on.
+        ValueError: the weights are of another model, or a folder is incomplete or from another version.
+        ModuleNotFoundError: what runs an exported model is not installed.
     """
+    if config_file is None and Path(source).is_dir():
+        # Only here: what writes and reads exported models needs this module.
+        from mask2former.deploy.export.exported import load_exported
+
+        if overrides:
+            raise ValueError(f"{str(source)!r} is an exported model, in which config keys no longer change anything")
+        return load_exported(Path(source), device)
     cfg = load_config(_find_config(source) if config_file is None else config_file, overrides)
     return load_eager(_with_weights(cfg, source, device), name=Path(source).name)
 
@@ -136,17 +145,10 @@ def load_eager(cfg: CfgNode, *, name: str = "") -> Segmenter:
             f"MODEL.META_ARCHITECTURE={cfg.MODEL.META_ARCHITECTURE!r} is no MaskFormer: it has no segments"
         )
     settings = model.result_settings
-    is_on = {
-        "panoptic": settings.panoptic_on,
-        "instance": settings.instance_output is not None,
-        "semantic": settings.semantic_output is not None,
-    }
     return Segmenter(
         classes=class_infos(predictor.metadata, model.criterion.num_classes),
         predictors={
-            task: predictor.with_model(_OneTask(model, settings_of_task(settings, task)))
-            for task in TASKS
-            if is_on[task]
+            task: predictor.with_model(OneTask(model, settings_of_task(settings, task))) for task in tasks_of(model)
         },
         description={
             "format": "eager",
@@ -162,6 +164,12 @@ def load_eager(cfg: CfgNode, *, name: str = "") -> Segmenter:
             "versions": {"mask2former": version("mask2former"), "torch": torch.__version__},
         },
     )
+
+
+def tasks_of(model: MaskFormer) -> tuple[Task, ...]:
+    """Those that are switched on."""
+    is_on = {"panoptic": model.panoptic_on, "instance": model.instance_on, "semantic": model.semantic_on}
+    return tuple(task for task in TASKS if is_on[task])
 
 
 def settings_of_task(settings: ResultSettings, task: Task) -> ResultSettings:
@@ -183,7 +191,7 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class _OneTask(nn.Module):
+class OneTask(nn.Module):
     """Answers Detectron2's input format with the result of one task."""
 
     def __init__(self, model: MaskFormer, settings: ResultSettings) -> None:

@@ -73,7 +73,8 @@ class WindowAttention(nn.Module):
         """Fused attention; the kernels of CPUs take what is added to the logits only where it needs no gradient."""
         logits = self._position_logits().unsqueeze(0)
         if region_logits_VSS is not None:
-            logits = (logits + region_logits_VSS.unsqueeze(1)).repeat(len(query) // len(region_logits_VSS), 1, 1, 1)
+            num_images = query.shape[0] // region_logits_VSS.shape[0]  # `len` would fix it in an exported graph
+            logits = (logits + region_logits_VSS.unsqueeze(1)).repeat(num_images, 1, 1, 1)
         dropout = self.attention_dropout if self.training else 0.0
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=logits.to(query.dtype), dropout_p=dropout, scale=self.logit_scale

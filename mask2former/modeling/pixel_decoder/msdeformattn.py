@@ -248,7 +248,8 @@ def cell_centers(sizes: tuple[tuple[int, int], ...], dtype: torch.dtype, device:
     for height, width in sizes:
         y_h = (torch.arange(height, dtype=dtype, device=device) + 0.5) / height
         x_w = (torch.arange(width, dtype=dtype, device=device) + 0.5) / width
-        centers.append(torch.stack([x_w.repeat(height), y_h.repeat_interleave(width)], dim=-1))
+        y_hw, x_hw = y_h[:, None].expand(-1, width), x_w.expand(height, -1)
+        centers.append(torch.stack([x_hw, y_hw], dim=-1).flatten(0, 1))
     return torch.cat(centers)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any
 
@@ -25,9 +26,12 @@ def in_configured_precision(forward_features: ForwardFeatures) -> ForwardFeature
     @wraps(forward_features)
     def forward(self: Any, features: Maps) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         weight = self.mask_features.weight
-        if torch.is_autocast_enabled(weight.device.type) and not self.force_fp32:
+        is_autocast = torch.is_autocast_enabled(weight.device.type)
+        if is_autocast and not self.force_fp32:
             return forward_features(self, features)
-        with torch.autocast(device_type=weight.device.type, enabled=False):
-            return forward_features(self, {name: feature.to(weight.dtype) for name, feature in features.items()})
+        features = {name: feature.to(weight.dtype) for name, feature in features.items()}
+        # Not entered for nothing: an exported graph could not do without it.
+        with torch.autocast(device_type=weight.device.type, enabled=False) if is_autocast else nullcontext():
+            return forward_features(self, features)
 
     return forward
