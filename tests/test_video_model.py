@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Instances
 
 from mask2former.config import load_config
 from mask2former.modeling.masks import MaskLogits
@@ -102,3 +103,14 @@ def test_clips_train() -> None:
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert model.sem_seg_head.predictor.query_feat.weight.grad.abs().sum() > 0
+
+
+def test_clips_without_any_object_train_as_background() -> None:
+    model = tiny_model(*VIDEO, *DECODER).train()
+    clip = make_clip(2)
+    instances = Instances(clip["image"][0].shape[-2:])
+    instances.gt_classes = torch.zeros(0, dtype=torch.int64)
+    instances.gt_masks = torch.zeros(0, 2, *clip["image"][0].shape[-2:], dtype=torch.bool)
+    losses = model([{**clip, "instances": instances}])
+    assert all(loss.item() == 0 for name, loss in losses.items() if "mask" in name or "dice" in name)
+    assert losses["loss_ce"].item() > 0

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from detectron2.data import Metadata
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mask2former.data.masks import decode_segmentations, rgb_to_id
 from mask2former.data.reading import read_class_map, read_image, read_panoptic_ids
@@ -74,9 +75,11 @@ def draw_record(record: Mapping[str, Any], metadata: Metadata) -> NDArray[np.uin
 def draw_sample(sample: Mapping[str, Any], metadata: Metadata, image_format: str) -> NDArray[np.uint8]:
     """A sample as a training mapper makes it: the padded picture, its targets, and its semantic labels if it has some.
 
+    Of a clip, the targets in each of its frames.
+
     Args:
-        sample: `image` (3, h, w) uint8; `instances` with `gt_classes` and `gt_masks` (N, h, w), packed or not, or
-            nothing (a sample without labels); `sem_seg` (h, w) or nothing.
+        sample: `image` (3, h, w) uint8 or a list of T frames; `instances` with `gt_classes` and `gt_masks` (N, h, w),
+            of a clip (N, T, h, w), packed or not, or nothing (a sample without labels); `sem_seg` (h, w) or nothing.
         metadata: of the training dataset.
         image_format: order of the channels, INPUT.FORMAT.
 
@@ -85,8 +88,14 @@ def draw_sample(sample: Mapping[str, Any], metadata: Metadata, image_format: str
     """
     if image_format not in ("RGB", "BGR"):
         raise ValueError(f"INPUT.FORMAT={image_format!r} cannot be drawn; choose from: RGB, BGR")
-    image_hw3 = sample["image"].numpy().transpose(1, 2, 0)
-    image_hw3 = np.ascontiguousarray(image_hw3 if image_format == "RGB" else image_hw3[..., ::-1])
+    if isinstance(sample["image"], list):
+        classes_N, masks_NThw = sample["instances"].gt_classes.numpy(), unpacked(sample["instances"].gt_masks).numpy()
+        frames = [_to_rgb(frame, image_format) for frame in sample["image"]]
+        return strip(
+            [draw_instances(frame, masks_NThw[:, t], classes_N, metadata) for t, frame in enumerate(frames)],
+            [f"frame {number}" for number in sample.get("frame_indices", range(len(frames)))],
+        )
+    image_hw3 = _to_rgb(sample["image"], image_format)
     panels = {"image": image_hw3}
     if "instances" in sample:
         panels["targets"] = _draw_targets(image_hw3, sample, metadata)
@@ -99,6 +108,11 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     """`count` items spread over a list, or all of them if it has fewer."""
     chosen = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[index] for index in chosen]
+
+
+def _to_rgb(image_3hw: Tensor, image_format: str) -> NDArray[np.uint8]:
+    image_hw3 = image_3hw.numpy().transpose(1, 2, 0)
+    return np.ascontiguousarray(image_hw3 if image_format == "RGB" else image_hw3[..., ::-1])
 
 
 def _read(record: Mapping[str, Any]) -> NDArray[np.uint8]:

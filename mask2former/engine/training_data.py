@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -30,7 +31,7 @@ def draw_samples(cfg: CfgNode, count: int) -> Drawings:
     batches = Trainer.build_train_loader(cfg, seed=base_seed(cfg.SEED))
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     for sample in islice(chain.from_iterable(batches), count):
-        yield Path(sample["file_name"]).stem, draw_sample(sample, metadata, cfg.INPUT.FORMAT)
+        yield _name(sample), draw_sample(sample, metadata, cfg.INPUT.FORMAT)
 
 
 def draw_annotations(cfg: CfgNode, count: int) -> Drawings:
@@ -38,8 +39,12 @@ def draw_annotations(cfg: CfgNode, count: int) -> Drawings:
     records = load_records(cfg.DATASETS.TRAIN, config_key="DATASETS.TRAIN")
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     for record in spread(records, count):
-        file_name = record["file_names"][0] if "file_names" in record else record["file_name"]
-        yield Path(file_name).stem, draw_record(record, metadata)
+        yield _name(record), draw_record(record, metadata)
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    """The name of a picture, or of the folder that holds the frames of a video."""
+    return Path(record["file_names"][0]).parent.name if "file_names" in record else Path(record["file_name"]).stem
 
 
 #: What can be drawn, by the name that a command line gives it.

@@ -106,6 +106,17 @@ def test_a_sample_without_labels_is_its_picture(metadata):
     assert image.shape == (SIDE, SIDE, 3)
 
 
+def test_a_clip_is_drawn_frame_by_frame_and_named_after_its_video(digits_video_root, tmp_path):
+    changes = {"INPUT__CROP__ENABLED": False, "INPUT__MIN_SIZE_TRAIN": (64,), "INPUT__SAMPLING_FRAME_NUM": 3}
+    cfg = tiny_config(tmp_path, "video", **changes)
+    drawn = dict(draw_samples(cfg, 4))
+    assert set(drawn) == {f"{index:06d}" for index in range(4)}
+    for drawing in drawn.values():
+        frames = panels(drawing)
+        assert len(frames) == 3 and (frames[0] != frames[1]).any()
+    assert [name for name, _ in draw_annotations(cfg, 2)] == ["000000", "000003"]
+
+
 def test_the_form_of_labels_can_be_chosen(digits_root):
     record = load_records(["digits_panoptic_val"], config_key="DATASETS.TEST")[0]
     metadata = MetadataCatalog.get("digits_panoptic_val")
