@@ -16,7 +16,7 @@ SETUP_OPTIONS := $(if $(filter-out undefined,$(origin EXTRAS)),--extras "$(EXTRA
 	$(if $(DETECTRON2),--detectron2 "$(DETECTRON2)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo train-digits bench lock
+.PHONY: help setup test lint format demo demo-video train-digits bench lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -38,6 +38,19 @@ format: setup  ## let ruff rewrite what lint complains about, where it can
 
 demo: setup  ## prepare the digits, evaluate the shipped checkpoint, draw, fine-tune for two minutes
 	$(RUN) tools/run_demo.py $(ARGS)
+
+DIGITS_VIDEO := configs/digits/video.yaml
+VIDEO_WEIGHTS := weights/digits_video.safetensors
+VIDEO_CLIPS ?= 000000 000001 000002 000003
+
+demo-video: setup  ## evaluate the shipped video checkpoint on moving digits, and film its predictions [VIDEO_CLIPS=]
+	$(RUN) datasets/prepare_digits.py --video
+	@mkdir -p output/demo_video && folder=$$(mktemp -d output/demo_video/run_XXXX) && \
+	$(RUN) train_net.py --config-file $(DIGITS_VIDEO) --eval-only MODEL.WEIGHTS $(VIDEO_WEIGHTS) OUTPUT_DIR $$folder && \
+	for clip in $(VIDEO_CLIPS); do \
+		$(RUN) demo/demo.py --config-file $(DIGITS_VIDEO) --video-input datasets/digits_video/val/JPEGImages/$$clip \
+			--fps 8 --output $$folder/$$clip.mp4 --json $$folder/$$clip.json --opts MODEL.WEIGHTS $(VIDEO_WEIGHTS) || exit 1; \
+	done && echo "Videos and the objects in them: $$folder"
 
 DIGITS := configs/digits/panoptic.yaml
 
