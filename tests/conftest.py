@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures import make_digits, make_digits_video
+
+
+@pytest.fixture(autouse=True)
+def forget_closed_streams() -> None:
+    """Programs that earlier tests called left handlers behind, whose streams pytest has closed since.
+
+    Each message would add a traceback of the logging module to what the program of this test writes to stderr.
+    """
+    for name in ("", "mask2former", "detectron2", "fvcore"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
+                logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
