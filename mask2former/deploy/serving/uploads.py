@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import Request
-from pydantic import BeforeValidator, Field, ValidationError, create_model
+from pydantic import BeforeValidator, Field, Strict, ValidationError, create_model
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -42,7 +42,11 @@ class UploadReader:
 
     def __init__(self, tasks: Sequence[str], max_upload_bytes: int, executor: Executor) -> None:
         self._options = options_for(tasks)
-        self._json_body = create_model("SegmentRequest", __base__=self._options, picture=(_Base64, ...))
+        # A form has only strings, but JSON has numbers, and neither "0.5" nor false is one.
+        threshold: Any = (Annotated[float, Strict()] | None, SegmentOptions.model_fields["threshold"])
+        self._json_body = create_model(
+            "SegmentRequest", __base__=self._options, picture=(_Base64, ...), threshold=threshold
+        )
         self._executor = executor
         self._max_upload_bytes = max_upload_bytes
         self._max_body_bytes = 4 * max_upload_bytes // 3 + _OVERHEAD_BYTES  # base64 makes four bytes of three

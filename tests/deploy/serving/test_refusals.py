@@ -93,6 +93,13 @@ def test_unknown_and_impossible_options_are_named(client, fields, word):
     assert_refused(send_json(client, picture=base64.b64encode(png()).decode(), **fields), 422, word)
 
 
+@pytest.mark.parametrize("threshold", [False, True, "0.5", [0.5]])
+def test_only_a_number_is_a_threshold_in_json(client, threshold):
+    body = {"picture": base64.b64encode(png()).decode()}
+    assert send_json(client, **body, threshold=0).status_code == 200
+    assert_refused(send_json(client, **body, threshold=threshold), 422, "threshold")
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
