@@ -39,17 +39,24 @@ class Segmenter:
     """
 
     def __init__(
-        self, *, classes: Sequence[ClassInfo], predictors: Mapping[Task, Predictor], description: Mapping[str, Any]
+        self,
+        *,
+        classes: Sequence[ClassInfo],
+        predictors: Mapping[Task, Predictor],
+        description: Mapping[str, Any],
+        scorer: Predictor | None = None,
     ) -> None:
         """Args:
         classes: that the model knows.
         predictors: by task, what gives predictions that `segmentation_of` can read.
         description: see above.
+        scorer: gives the semantic result as scores of all classes; None where the model gives labels only.
         """
         self.classes = tuple(classes)
         self.tasks: tuple[Task, ...] = tuple(task for task in TASKS if task in predictors)
         self.description = dict(description)
         self._predictors = dict(predictors)
+        self._scorer = scorer
 
     def semantic_scores(self, image: Picture) -> NDArray[np.float32]:
         """(K, H, W) evidence for each class in a picture, to be averaged over several views of the same pixels.
@@ -57,12 +64,8 @@ class Segmenter:
         The best class is that of the semantic result. A format that gives labels only gives the confidence of the best
         class, and 0 for all others.
         """
-        predictor = self._predictors["semantic"]
-        model: Any = getattr(predictor, "model", None)
-        settings = getattr(model, "settings", None)
-        if isinstance(settings, ResultSettings):
-            with_scores = type(model)(model.model, replace(settings, semantic_output="scores"))
-            scores: NDArray[np.float32] = predictor.with_model(with_scores)(image)["sem_seg"].float().cpu().numpy()
+        if self._scorer is not None:
+            scores: NDArray[np.float32] = self._scorer(image)["sem_seg"].float().cpu().numpy()
             return scores
         result = self(image, "semantic")
         assert result.label_map is not None and result.confidence is not None, "a semantic result has both"
@@ -145,11 +148,12 @@ def load_eager(cfg: CfgNode, *, name: str = "") -> Segmenter:
             f"MODEL.META_ARCHITECTURE={cfg.MODEL.META_ARCHITECTURE!r} is no MaskFormer: it has no segments"
         )
     settings = model.result_settings
+    tasks = tasks_of(model)
+    scored = replace(settings_of_task(settings, "semantic"), semantic_output="scores")
     return Segmenter(
         classes=class_infos(predictor.metadata, model.criterion.num_classes),
-        predictors={
-            task: predictor.with_model(OneTask(model, settings_of_task(settings, task))) for task in tasks_of(model)
-        },
+        predictors={task: predictor.with_model(OneTask(model, settings_of_task(settings, task))) for task in tasks},
+        scorer=predictor.with_model(OneTask(model, scored)) if "semantic" in tasks else None,
         description={
             "format": "eager",
             "precision": cfg.MODEL.MASK_FORMER.TEST.PRECISION,

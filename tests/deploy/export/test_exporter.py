@@ -150,6 +150,8 @@ def test_logits_alone_give_every_task_and_a_fixed_batch_takes_any_number_of_pict
             assert [segment.category for segment in found.segments] == [
                 segment.category for segment in expected.segments
             ]
+    votes = segmenter.semantic_scores(same[0])
+    assert np.array_equal(votes.argmax(axis=0), segmenter(same[0], "semantic").label_map)
     with pytest.raises(ValueError, match=r"\[64, 96\] alone, got \[64, 64\]"):
         segmenter(np.zeros((80, 80, 3), dtype=np.uint8))
 
