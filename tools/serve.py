@@ -13,14 +13,20 @@ and Ctrl-C end the service after the requests that it has accepted. Its log are 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from mask2former.deploy import load
-from mask2former.deploy.serving import ServiceSettings, create_app, listen, log_to_stdout, serve
+from mask2former.deploy.serving import (
+    TOKEN_VARIABLE,
+    ServiceSettings,
+    create_app,
+    listen,
+    log_to_stdout,
+    serve,
+    token_from_environment,
+)
 
-TOKEN_VARIABLE = "MASK2FORMER_TOKEN"
 WRONG_USE = 2
 STOPPED_BY_USER = 130
 
@@ -117,7 +123,7 @@ def read_token(file: str | None) -> str | None:
         if not token:
             raise ValueError(f"--token-file {file!r} is empty")
         return token
-    return os.environ.get(TOKEN_VARIABLE) or None
+    return token_from_environment()
 
 
 if __name__ == "__main__":

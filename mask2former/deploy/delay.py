@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mask2former.data.masks import encode_rle
 from mask2former.deploy.results import Segment, Segmentation
-from mask2former.deploy.segment_editing import add_hidden_segments, keep_segments, moved_mask, segment_with_mask
+from mask2former.deploy.segment_editing import add_hidden_segments, keep_segments, moved_mask
 
 __all__ = ["delayed", "frames_to_be_seen"]
 
@@ -108,7 +109,7 @@ def _between(before: tuple[int, Segment], after: tuple[int, Segment], frame: int
     center = centers[0] + share * (centers[1] - centers[0])
     nearer = 0 if share <= 0.5 else 1
     rows, columns = np.rint(center - centers[nearer]).astype(int).tolist()
-    segment = segment_with_mask((before, after)[nearer][1], moved_mask(masks_HW[nearer], rows, columns))
+    segment = (before, after)[nearer][1].with_mask(encode_rle(moved_mask(masks_HW[nearer], rows, columns)))
     if before[1].score is None or after[1].score is None:
         return segment
     return replace(segment, score=before[1].score + share * (after[1].score - before[1].score))

@@ -169,11 +169,7 @@ def drop_doubles(segmentation: Segmentation, max_overlap: float) -> Segmentation
 
 def _kept(segmentation: Segmentation, is_kept: Sequence[bool]) -> Segmentation:
     """With some of the segments of an instance or panoptic result."""
-    segments = tuple(segment for segment, stays in zip(segmentation.segments, is_kept, strict=True) if stays)
-    labels_HW = segmentation.label_map
-    if labels_HW is not None and len(segments) < len(is_kept):
-        labels_HW = np.concatenate([[0], np.cumsum(is_kept) * is_kept]).astype(labels_HW.dtype)[labels_HW]
-    return dataclasses.replace(segmentation, segments=segments, label_map=labels_HW)
+    return segmentation.keep([index for index, stays in enumerate(is_kept) if stays])
 
 
 def _changed(segmentation: Segmentation, change: Callable[[Mask], Mask], margin: int = 0) -> Segmentation:

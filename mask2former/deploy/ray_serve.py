@@ -8,21 +8,16 @@ starts and ends replicas. The token is read from the environment variable MASK2F
 
 # No `from __future__ import annotations`: Ray makes `Arguments` of the command line only if it sees the class itself.
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from mask2former.deploy.dataset.extras import import_ray
-
 from .runtime import load
-from .serving import ServiceSettings, create_app
+from .serving import ServiceSettings, create_app, token_from_environment
 
 __all__ = ["Arguments", "application"]
-
-TOKEN_VARIABLE = "MASK2FORMER_TOKEN"
 
 
 class Arguments(BaseModel):
@@ -64,18 +59,15 @@ class Arguments(BaseModel):
 
 def application(arguments: Arguments) -> Any:
     """The deployment, for `serve run` and `ray.serve.run`; replicas load the model when they start."""
-    import_ray()
-    from ray import serve
+    from ray import serve  # whoever calls this has Ray
 
     settings = ServiceSettings(
         max_batch_size=arguments.max_batch_size,
         max_pending=arguments.max_pending,
         timeout_seconds=arguments.timeout_seconds,
     )
-    replica = serve.ingress(_builder(arguments, settings))()
-    replica.__name__ = "Mask2Former"  # in Ray's logs and dashboard
     deployment: Any = serve.deployment(
-        replica,
+        serve.ingress(_builder(arguments, settings))(),
         name="Mask2Former",
         # Replicas take more requests than they batch, so that the next batch waits in the replica and not at the proxy.
         max_ongoing_requests=arguments.max_pending,
@@ -100,7 +92,7 @@ def _builder(arguments: Arguments, settings: ServiceSettings) -> Any:
         import torch
 
         torch.set_num_threads(num_threads)
-        with_token = dataclasses.replace(settings, token=os.environ.get(TOKEN_VARIABLE) or None)
+        with_token = dataclasses.replace(settings, token=token_from_environment())
         return create_app(load(model, config_file=config_file, device=device), with_token)
 
     return build

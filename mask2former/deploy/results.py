@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -66,17 +66,14 @@ class Segment:
     @classmethod
     def of(cls, mask: Rle, category: int, info: ClassInfo, *, score: float | None) -> Segment:
         """The segment of a mask: box and area are measured."""
+        bare = cls(category, info.name, info.dataset_id, info.is_thing, score, box=(0, 0, 0, 0), area=0, mask=mask)
+        return bare.with_mask(mask)
+
+    def with_mask(self, mask: Rle) -> Segment:
+        """The segment with other pixels: box and area are measured."""
         left, top, width, height = coco_mask.toBbox(mask).tolist()
-        return cls(
-            category=category,
-            name=info.name,
-            dataset_id=info.dataset_id,
-            is_thing=info.is_thing,
-            score=score,
-            box=(left, top, left + width, top + height),
-            area=int(coco_mask.area(mask)),
-            mask=mask,
-        )
+        box = (left, top, left + width, top + height)
+        return replace(self, mask=mask, box=box, area=int(coco_mask.area(mask)))
 
     def bitmap(self) -> NDArray[np.bool_]:
         """(H, W)."""
@@ -110,6 +107,24 @@ class Segmentation:
     label_map: NDArray[np.integer[Any]] | None
     confidence: NDArray[np.float32] | None
     classes: tuple[ClassInfo, ...]
+
+    def keep(self, indices: Sequence[int]) -> Segmentation:
+        """Some of the segments; pixels of the others become void: 0, in a semantic map -1.
+
+        Args:
+            indices: of the segments that are kept, ascending.
+        """
+        if len(indices) == len(self.segments):
+            return self
+        segments = tuple(self.segments[index] for index in indices)
+        label_map = self.label_map
+        if label_map is not None and self.task == "panoptic":
+            numbers = np.zeros(1 + len(self.segments), dtype=label_map.dtype)
+            numbers[[1 + index for index in indices]] = 1 + np.arange(len(indices))
+            label_map = numbers[label_map]
+        elif label_map is not None:
+            label_map = np.where(np.isin(label_map, [segment.category for segment in segments]), label_map, -1)
+        return replace(self, segments=segments, label_map=label_map)
 
     def draw(self, image: NDArray[np.uint8], *, threshold: float = 0.0) -> NDArray[np.uint8]:
         """The picture with what was found in it. Things of a video bear their `track_id` and keep their color.

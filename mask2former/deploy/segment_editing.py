@@ -8,12 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from mask2former.data.masks import encode_rle
 from mask2former.deploy.results import Segment, Segmentation
 
-__all__ = ["add_hidden_segments", "keep_segments", "moved_mask", "segment_with_mask"]
+__all__ = ["add_hidden_segments", "keep_segments", "moved_mask"]
 
 
 def keep_segments(segmentation: Segmentation, track_ids: Mapping[int, int | None]) -> Segmentation:
@@ -23,14 +22,12 @@ def keep_segments(segmentation: Segmentation, track_ids: Mapping[int, int | None
         segmentation: the result.
         track_ids: by index of a segment that is kept.
     """
-    kept = sorted(track_ids)
-    segments = tuple(replace(segmentation.segments[index], track_id=track_ids[index]) for index in kept)
-    label_map = segmentation.label_map
-    if label_map is not None and len(kept) < len(segmentation.segments):
-        number_of = np.zeros(1 + len(segmentation.segments), dtype=label_map.dtype)
-        number_of[[1 + index for index in kept]] = 1 + np.arange(len(kept))
-        label_map = number_of[label_map]
-    return replace(segmentation, segments=segments, label_map=label_map)
+    indices = sorted(track_ids)
+    kept = segmentation.keep(indices)
+    segments = (
+        replace(segment, track_id=track_ids[index]) for segment, index in zip(kept.segments, indices, strict=True)
+    )
+    return replace(kept, segments=tuple(segments))
 
 
 def add_hidden_segments(segmentation: Segmentation, segments: Sequence[Segment]) -> Segmentation:
@@ -52,7 +49,7 @@ def add_hidden_segments(segmentation: Segmentation, segments: Sequence[Segment])
     for segment in segments:
         seen_HW = segment.bitmap() & ~taken_HW
         if seen_HW.any():
-            added.append(segment_with_mask(segment, seen_HW))
+            added.append(segment.with_mask(encode_rle(seen_HW)))
             taken_HW |= seen_HW
             added_HW |= seen_HW
             if label_map is not None:
@@ -68,13 +65,6 @@ def add_hidden_segments(segmentation: Segmentation, segments: Sequence[Segment])
     return keep_segments(together, seen)
 
 
-def segment_with_mask(segment: Segment, mask_HW: NDArray[np.bool_]) -> Segment:
-    """The segment with other pixels."""
-    mask = encode_rle(mask_HW)
-    left, top, width, height = coco_mask.toBbox(mask).tolist()
-    return replace(segment, mask=mask, box=(left, top, left + width, top + height), area=int(coco_mask.area(mask)))
-
-
 def moved_mask(mask_HW: NDArray[np.bool_], rows: int, columns: int) -> NDArray[np.bool_]:
     """The mask so many pixels further down and to the right; what leaves the picture is gone."""
     rows_P, columns_P = np.nonzero(mask_HW)
@@ -88,4 +78,4 @@ def moved_mask(mask_HW: NDArray[np.bool_], rows: int, columns: int) -> NDArray[n
 
 def _without(segment: Segment, mask_HW: NDArray[np.bool_]) -> Segment:
     seen_HW = segment.bitmap()
-    return segment_with_mask(segment, seen_HW & ~mask_HW) if (seen_HW & mask_HW).any() else segment
+    return segment.with_mask(encode_rle(seen_HW & ~mask_HW)) if (seen_HW & mask_HW).any() else segment

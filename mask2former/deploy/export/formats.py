@@ -10,7 +10,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -172,22 +172,13 @@ def has_tensorrt() -> bool:
     return shutil.which("trtexec") is not None
 
 
+_ONNX = Format(
+    "model.onnx", ("fp32", "fp16", "int8"), ("onnx", "onnxscript", "onnxslim", "onnxruntime"), _write_onnx, _open_onnx
+)
 FORMATS: dict[str, Format] = {
     "torchscript": Format("model.ts", ("fp32", "fp16", "bf16"), (), _write_torchscript, _open_torchscript),
     "torch_export": Format("model.pt2", ("fp32", "fp16", "bf16"), (), _write_torch_export, _open_torch_export),
-    "onnx": Format(
-        "model.onnx",
-        ("fp32", "fp16", "int8"),
-        ("onnx", "onnxscript", "onnxslim", "onnxruntime"),
-        _write_onnx,
-        _open_onnx,
-    ),
+    "onnx": _ONNX,
     # TensorRT reads ONNX: the folder holds that, and where TensorRT is installed its engine too.
-    "tensorrt": Format(
-        "model.onnx",
-        ("fp32", "fp16", "bf16"),
-        ("onnx", "onnxscript", "onnxslim", "onnxruntime"),
-        _write_onnx,
-        _open_onnx,
-    ),
+    "tensorrt": replace(_ONNX, precisions=("fp32", "fp16", "bf16")),
 }

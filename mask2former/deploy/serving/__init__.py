@@ -14,6 +14,14 @@ except ImportError as error:
 from .app import create_app
 from .logs import log_to_stdout
 from .server import listen, serve
-from .settings import ServiceSettings
+from .settings import TOKEN_VARIABLE, ServiceSettings, token_from_environment
 
-__all__ = ["ServiceSettings", "create_app", "listen", "log_to_stdout", "serve"]
+__all__ = [
+    "TOKEN_VARIABLE",
+    "ServiceSettings",
+    "create_app",
+    "listen",
+    "log_to_stdout",
+    "serve",
+    "token_from_environment",
+]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,6 @@ MEDIA_TYPES: dict[Output, str] = {
     "geojson": "application/geo+json",
 }
 _INSTANCE_THRESHOLD = 0.5  # as in visualization.draw_prediction
-_NO_CLASS = -1  # in a semantic label map
 _PNG_EFFORT = 1  # of 0..9: more makes files a little smaller and takes several times as long
 
 
@@ -54,17 +52,7 @@ def _above(segmentation: Segmentation, threshold: float) -> Segmentation:
     """Without the segments that have a score below the threshold; they leave the label map, too."""
     scores = [segment.score for segment in segmentation.segments]
     kept = [index for index, score in enumerate(scores) if score is None or score >= threshold]
-    if len(kept) == len(scores):
-        return segmentation
-    label_map = segmentation.label_map
-    if label_map is not None and segmentation.task == "panoptic":
-        renumbered = np.zeros(len(scores) + 1, dtype=label_map.dtype)
-        renumbered[[index + 1 for index in kept]] = np.arange(1, len(kept) + 1)
-        label_map = renumbered[label_map]
-    elif label_map is not None:
-        categories = [segmentation.segments[index].category for index in kept]
-        label_map = np.where(np.isin(label_map, categories), label_map, _NO_CLASS)
-    return replace(segmentation, segments=tuple(segmentation.segments[index] for index in kept), label_map=label_map)
+    return segmentation.keep(kept)
 
 
 def _label_map(segmentation: Segmentation) -> bytes:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
-__all__ = ["ServiceSettings"]
+__all__ = ["TOKEN_VARIABLE", "ServiceSettings", "token_from_environment"]
+
+TOKEN_VARIABLE = "MASK2FORMER_TOKEN"
+
+
+def token_from_environment() -> str | None:
+    """The bearer token that `TOKEN_VARIABLE` holds, None where it is missing or empty."""
+    return os.environ.get(TOKEN_VARIABLE) or None
 
 
 @dataclass(frozen=True)
