@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mask2former.data.masks import id_to_rgb
+from mask2former.deploy.geojson import feature, outlines_of
 from mask2former.deploy.large_pictures import Georeference
-from mask2former.deploy.mask_runs import bitmap, runs_of_rle
-from mask2former.deploy.results import ClassInfo, Segment, Segmentation
+from mask2former.deploy.results import ClassInfo, Segmentation
 from mask2former.files import write_atomically
 
 __all__ = ["LABEL_SUFFIXES", "SEGMENT_SUFFIXES", "check_output", "write_label_map", "write_segments"]
@@ -141,17 +141,8 @@ def _write_features(file: IO[bytes], segmentation: Segmentation, georeference: G
     file.write(b'{"type": "FeatureCollection", "features": [')
     separator = b"\n"
     for number, geometry in _geometries(segmentation, georeference):
-        segment = segmentation.segments[number - 1]
-        properties = {
-            "segment": number,
-            "class": segment.name,
-            "dataset_id": segment.dataset_id,
-            "is_thing": segment.is_thing,
-            "score": segment.score,
-            "area": segment.area,
-        }
-        feature = {"type": "Feature", "properties": properties, "geometry": geometry}
-        file.write(separator + json.dumps(feature).encode("utf-8"))
+        content = feature(number, segmentation.segments[number - 1], geometry)
+        file.write(separator + json.dumps(content).encode("utf-8"))
         separator = b",\n"
     file.write(b"\n]}\n")
 
@@ -162,8 +153,6 @@ def _geometries(segmentation: Segmentation, georeference: Georeference | None) -
     from rasterio.features import shapes
     from rasterio.transform import IDENTITY
     from rasterio.warp import transform_geom
-    from rasterio.windows import Window
-    from rasterio.windows import transform as window_transform
 
     transform = IDENTITY if georeference is None else georeference.transform
     crs = None if georeference is None else georeference.crs
@@ -185,15 +174,8 @@ def _geometries(segmentation: Segmentation, georeference: Georeference | None) -
                 yield number_of_label[int(label)], placed(geometry)
         return
     for number, segment in enumerate(segmentation.segments, start=1):
-        mask_hw, left, top = _mask_in_box(segment)
-        moved = window_transform(Window(left, top, mask_hw.shape[1], mask_hw.shape[0]), transform)
-        for geometry, _ in shapes(mask_hw.view(np.uint8), mask=mask_hw, connectivity=4, transform=moved):
+        for geometry in outlines_of(segment, transform):
             yield number, placed(geometry)
-
-
-def _mask_in_box(segment: Segment) -> tuple[NDArray[np.bool_], int, int]:
-    left, top, right, bottom = (int(edge) for edge in segment.box)
-    return bitmap(runs_of_rle(segment.mask), segment.mask["size"][0], (left, top, right, bottom)), left, top
 
 
 def _rasterio() -> Any:

@@ -11,8 +11,8 @@ from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from rasterio.features import shapes
 
+from mask2former.deploy.geojson import feature, outlines_of
 from mask2former.deploy.results import Segment, Segmentation
 
 from .models import Output, SegmentOptions
@@ -76,31 +76,14 @@ def _instance_numbers(segmentation: Segmentation) -> NDArray[np.int64]:
 def _geojson(segmentation: Segmentation) -> dict[str, Any]:
     """A feature for each segment, in pixels of the picture: x to the right, y down, (0, 0) its upper left corner."""
     features = [
-        {
-            "type": "Feature",
-            "properties": {
-                "segment": number,
-                "class": segment.name,
-                "dataset_id": segment.dataset_id,
-                "is_thing": segment.is_thing,
-                "score": segment.score,
-                "area": segment.area,
-            },
-            "geometry": _outlines(segment),
-        }
-        for number, segment in enumerate(segmentation.segments, start=1)
+        feature(number, segment, _outlines(segment)) for number, segment in enumerate(segmentation.segments, start=1)
     ]
     return {"type": "FeatureCollection", "features": features}
 
 
 def _outlines(segment: Segment) -> dict[str, Any]:
-    """A GeoJSON polygon along the edges of pixels, with its holes, for each connected part of the segment."""
-    left, top, right, bottom = (int(edge) for edge in segment.box)
-    mask_hw = np.ascontiguousarray(segment.bitmap()[top:bottom, left:right])
-    if not mask_hw.size:
-        return {"type": "MultiPolygon", "coordinates": []}
-    parts = shapes(mask_hw.view(np.uint8), mask=mask_hw, connectivity=4, transform=Affine.translation(left, top))
-    return {"type": "MultiPolygon", "coordinates": [geometry["coordinates"] for geometry, _ in parts]}
+    parts = outlines_of(segment, Affine.identity())
+    return {"type": "MultiPolygon", "coordinates": [geometry["coordinates"] for geometry in parts]}
 
 
 def _png(picture: Image.Image, text: PngInfo | None = None) -> bytes:
