@@ -24,8 +24,10 @@ help:  ## list the targets
 setup:  ## build $(VENV) from pinned versions [PYTHON=, VENV=, EXTRAS=, DETECTRON2=]
 	@$(PYTHON) tools/setup_environment.py --venv "$(VENV)" $(SETUP_OPTIONS)
 
+# As many processes as cores, and one thread in each: more would only wait for each other. A file stays in one process,
+# so that what its tests share is made once.
 test: setup  ## run the tests on the CPU [TESTS=]
-	$(RUN) -m pytest $(TESTS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(TESTS)
 
 lint: setup  ## style, formatting and types
 	$(RUN) -m ruff check .

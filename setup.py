@@ -82,6 +82,7 @@ EXTRAS_REQUIRE = {
     "hf": ["transformers>=5.0"],
     "dev": [
         "pytest>=8",
+        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "ruff>=0.6",
         "mypy>=1.11",

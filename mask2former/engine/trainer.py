@@ -33,6 +33,7 @@ from mask2former.engine.train_loop import TrainLoop
 from mask2former.engine.writers import ProgressWriter
 from mask2former.evaluation import build_evaluator, report_results
 from mask2former.modeling.checkpoint import MaskFormerCheckpointer
+from mask2former.modeling.inference_precision import cpu_has_bfloat16
 from mask2former.registry import DATASET_MAPPER_REGISTRY, lookup
 from mask2former.test_time_augmentation import with_test_time_augmentation
 
@@ -273,11 +274,9 @@ def _distributed(model: nn.Module) -> nn.Module:
 def _autocast_dtype(cfg: CfgNode, model: nn.Module) -> torch.dtype | None:
     if not cfg.SOLVER.AMP.ENABLED:
         return None
-    if cfg.SOLVER.AMP.PRECISION == "bf16":
-        return torch.bfloat16
-    if next(model.parameters()).is_cuda:
-        return torch.float16
-    logging.getLogger(__name__).warning(
-        "SOLVER.AMP.PRECISION fp16 needs a GPU: training in float32 (bf16 works on CPU too)"
-    )
+    precision, on_cuda = cfg.SOLVER.AMP.PRECISION, next(model.parameters()).is_cuda
+    if on_cuda or (precision == "bf16" and cpu_has_bfloat16()):
+        return torch.bfloat16 if precision == "bf16" else torch.float16
+    need = "a GPU (many CPUs have bf16)" if precision == "fp16" else "a GPU, or a CPU with products in bfloat16"
+    logging.getLogger(__name__).warning(f"SOLVER.AMP.PRECISION {precision} needs {need}: training in float32")
     return None

@@ -20,6 +20,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, Bottlenec
 from torch import Tensor, nn
 
 from .fused_training import fused_convolution, fused_linear, is_fused_in_training
+from .inference_precision import cpu_has_bfloat16
 
 __all__ = ["FoldingConv2d", "InferenceLinear", "inference_linear", "use_inference_layers"]
 
@@ -190,8 +191,8 @@ def _fused_convolution(
 
 def _has_kernel(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether oneDNN computes products of that kind."""
-    is_known = x.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
-    return is_known and x.numel() > 0 and torch.backends.mkldnn.is_available()
+    is_known = dtype == torch.float32 or (dtype == torch.bfloat16 and cpu_has_bfloat16())
+    return is_known and x.device.type == "cpu" and x.numel() > 0 and torch.backends.mkldnn.is_available()
 
 
 def _inference_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:

@@ -220,15 +220,18 @@ def test_accumulated_steps_equal_steps_of_the_joined_batch(tmp_path, monkeypatch
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_published_recipes_with_mixed_precision_train_on_cpu(tmp_path, caplog, precision):
+@pytest.mark.parametrize(("precision", "cpu_has_it"), [("fp16", True), ("bf16", True), ("bf16", False)])
+def test_published_recipes_with_mixed_precision_train_on_cpu(tmp_path, caplog, monkeypatch, precision, cpu_has_it):
+    monkeypatch.setattr("mask2former.engine.trainer.cpu_has_bfloat16", lambda: cpu_has_it)
     cfg = tiny_config(
         tmp_path, SOLVER__MAX_ITER=2, DATASETS__TEST=(), SOLVER__AMP__ENABLED=True, SOLVER__AMP__PRECISION=precision
     )
     with caplog.at_level(logging.WARNING):
         trainer = _run(cfg)
     assert trainer.storage.latest()["total_loss"][0] < 1000 and trainer._trainer.num_skipped == 0
-    assert ("fp16 needs a GPU" in caplog.text) == (precision == "fp16")
+    uses_it = precision == "bf16" and cpu_has_it
+    assert trainer._trainer._autocast_dtype is (torch.bfloat16 if uses_it else None)
+    assert (f"{precision} needs a GPU" in caplog.text) != uses_it
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])

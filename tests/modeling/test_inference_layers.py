@@ -20,7 +20,10 @@ from mask2former.modeling.inference_layers import (
     inference_linear,
     use_inference_layers,
 )
+from mask2former.modeling.inference_precision import cpu_has_bfloat16
 from tests.golden import fill_deterministically
+
+needs_bfloat16 = pytest.mark.skipif(not cpu_has_bfloat16(), reason="needs a CPU with products in bfloat16")
 
 RESNETS = {"18": ["DEPTH", 18], "50": ["DEPTH", 50, "STEM_OUT_CHANNELS", 8, "RES2_OUT_CHANNELS", 16]}
 
@@ -88,7 +91,11 @@ def test_gradients_are_the_same_also_after_inference(depth: str, norm: str) -> N
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-4 * gradient.abs().max().item())
 
 
-def test_half_precision_runs_in_channels_last_and_stays_close() -> None:
+@pytest.mark.parametrize("cpu_has_it", [pytest.param(True, marks=needs_bfloat16), False])
+def test_half_precision_runs_in_channels_last_and_stays_close(
+    cpu_has_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mask2former.modeling.inference_layers.cpu_has_bfloat16", lambda: cpu_has_it)
     network = _resnet("50", replaced=True)
     with torch.no_grad():
         expected = network(_pictures())

@@ -24,6 +24,12 @@ def _network_dtype(model: torch.nn.Module, samples: list[dict[str, Any]]) -> tor
     return dtypes[0]
 
 
+@pytest.fixture(autouse=True)
+def cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a CPU without it the key makes float32; everything still runs there, by PyTorch's slow imitation."""
+    monkeypatch.setattr("mask2former.modeling.inference_precision.cpu_has_bfloat16", lambda: True)
+
+
 def test_the_key_chooses_the_precision_of_the_network() -> None:
     assert _network_dtype(tiny_model(KEY, "fp32"), [tiny_sample()]) == torch.float32
     assert _network_dtype(tiny_model(KEY, "bf16"), [tiny_sample()]) == torch.bfloat16
@@ -67,3 +73,12 @@ def test_a_gpu_has_all_precisions() -> None:
         torch.bfloat16,
         torch.float16,
     ]
+
+
+def test_a_cpu_without_bfloat16_computes_in_float32_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mask2former.modeling.inference_precision.cpu_has_bfloat16", lambda: False)
+    assert inference_dtype("bf16", "cpu") is None
+    assert "PRECISION='bf16' computes in float32" in caplog.text
+    assert inference_dtype("bf16", "cuda") == torch.bfloat16
