@@ -88,7 +88,7 @@ def test_full_inference_equals_the_original() -> None:
         ]
         areas = segment_ids.flatten().bincount().tolist()
         for segment_id, area in figures["panoptic_seg"]["area_by_id"].items():
-            assert areas[int(segment_id)] == pytest.approx(area, abs=5)
+            assert areas[int(segment_id)] == pytest.approx(area, abs=20)  # pixels where queries of random weights tie
 
         instances = result["instances"]
         assert len(instances) == figures["instances"]["num"]

@@ -32,6 +32,9 @@ struct Sums {
   float entropy, probability, target, overlap;
 };
 
+// So many numbers are added before their sum is: one sum of thousands of like numbers drifts by its rounding.
+constexpr int64_t kSumLength = 512;
+
 }  // namespace
 }  // namespace mask2former
 

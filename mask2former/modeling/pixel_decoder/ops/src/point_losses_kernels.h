@@ -83,34 +83,48 @@ M2F_INLINE float log_of_one_plus(float z) {
 
 // Sums over points of logits and targets; probabilities may take the place of the logits.
 M2F_TARGET inline Sums add_up(const float* logits, const float* targets, int64_t count, float* probabilities) {
-  float entropy = 0, probability = 0, target = 0, overlap = 0;
+  Sums sums{0, 0, 0, 0};
+  for (int64_t first = 0; first < count; first += kSumLength) {
+    const int64_t end = first + kSumLength < count ? first + kSumLength : count;
+    float entropy = 0, probability = 0, target = 0, overlap = 0;
 #pragma omp simd reduction(+ : entropy, probability, target, overlap)
-  for (int64_t j = 0; j < count; ++j) {
-    const float x = logits[j], t = targets[j];
-    const float small = exp_of_negative(x < 0 ? -x : x);
-    const float p = (x < 0 ? small : 1.0f) / (1.0f + small);
-    entropy += (x < 0 ? 0.0f : x) - x * t + log_of_one_plus(small);
-    probability += p;
-    target += t;
-    overlap += p * t;
-    probabilities[j] = p;
+    for (int64_t j = first; j < end; ++j) {
+      const float x = logits[j], t = targets[j];
+      const float small = exp_of_negative(x < 0 ? -x : x);
+      const float p = (x < 0 ? small : 1.0f) / (1.0f + small);
+      entropy += (x < 0 ? 0.0f : x) - x * t + log_of_one_plus(small);
+      probability += p;
+      target += t;
+      overlap += p * t;
+      probabilities[j] = p;
+    }
+    sums.entropy += entropy;
+    sums.probability += probability;
+    sums.target += target;
+    sums.overlap += overlap;
   }
-  return {entropy, probability, target, overlap};
+  return sums;
 }
 
 // The sums of softplus and of the probabilities over the points of one row of logits; writes the probabilities.
 M2F_TARGET inline Sums activate(const float* logits, int64_t count, float* probabilities) {
-  float softplus = 0, probability = 0;
+  Sums sums{0, 0, 0, 0};
+  for (int64_t first = 0; first < count; first += kSumLength) {
+    const int64_t end = first + kSumLength < count ? first + kSumLength : count;
+    float softplus = 0, probability = 0;
 #pragma omp simd reduction(+ : softplus, probability)
-  for (int64_t j = 0; j < count; ++j) {
-    const float x = logits[j];
-    const float small = exp_of_negative(x < 0 ? -x : x);
-    const float p = (x < 0 ? small : 1.0f) / (1.0f + small);
-    softplus += (x < 0 ? 0.0f : x) + log_of_one_plus(small);
-    probability += p;
-    probabilities[j] = p;
+    for (int64_t j = first; j < end; ++j) {
+      const float x = logits[j];
+      const float small = exp_of_negative(x < 0 ? -x : x);
+      const float p = (x < 0 ? small : 1.0f) / (1.0f + small);
+      softplus += (x < 0 ? 0.0f : x) + log_of_one_plus(small);
+      probability += p;
+      probabilities[j] = p;
+    }
+    sums.entropy += softplus;
+    sums.probability += probability;
   }
-  return {softplus, probability, 0, 0};
+  return sums;
 }
 
 // Gradient of `entropy_factor` * cross-entropy sum + `dice_factor` * dice loss with respect to each logit.
