@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the service loses to HTTP: pictures per second of tools/serve.py under load beside those of the model alone.
 
-    benchmarks/service_load.py weights/digits_panoptic.safetensors --requests 10000
+    benchmarks/service_load.py weights/digits_panoptic.safetensors --requests 10000 --workers 2
 
 Starts the service and, in this process, loads the same model. Both take turns: a round of the model alone, in batches
 of --batch pictures, then a round of the service, to which --clients connections send one picture after the other, each
@@ -90,6 +90,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
     parser.add_argument("--clients", type=int, default=32, metavar="N", help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="of the service; default: %(default)s")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="of torch; default: %(default)s")
     return parser.parse_args(arguments)
 
@@ -119,6 +120,7 @@ def start_service(args: argparse.Namespace) -> tuple[subprocess.Popen[str], str]
     """The process, and the address that it chose."""
     command = [sys.executable, str(ROOT / "tools/serve.py"), args.model, "--port", "0"]
     command += ["--max-batch-size", str(args.batch), "--max-pending", str(2 * args.clients)]
+    command += ["--workers", str(args.workers)]
     command += ["--config-file", args.config_file] if args.config_file else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONPATH": str(ROOT)}
     service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    predictor = Predictor.from_config(load_config(args.config_file, args.opts))
+    predictor = Predictor.from_config(load_config(args.config_file, ["MODEL.WEIGHTS", "", *args.opts]))
     frames = draw_frames(args.frames)
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.mp4"

@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = ServiceSettings(
             max_batch_size=args.max_batch_size,
             max_wait_seconds=args.max_wait / 1000,
+            num_workers=args.workers,
             max_pending=args.max_pending,
             timeout_seconds=args.timeout,
             max_upload_bytes=round(args.max_upload * 2**20),
@@ -81,6 +82,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=1000 * defaults.max_wait_seconds,
         metavar="MS",
         help="how long a batch waits for more pictures (default: %(default)g)",
+    )
+    limits.add_argument(
+        "--workers",
+        type=int,
+        default=defaults.num_workers,
+        metavar="N",
+        help="batches computed side by side; on a CPU each by its share of the cores (default: %(default)s)",
     )
     limits.add_argument(
         "--max-pending",

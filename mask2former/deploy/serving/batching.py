@@ -1,4 +1,4 @@
-"""Dynamic batches: requests hand in single pictures, one thread takes several at once through the network."""
+"""Dynamic batches: requests hand in single pictures, and threads take several at once through the network."""
 
 from __future__ import annotations
 
@@ -47,15 +47,16 @@ class Job:
 
 
 class Batcher:
-    """Runs a segmenter in a thread of its own.
+    """Runs a segmenter in threads of its own.
 
     Pictures are taken in the order in which they came. A batch holds pictures of one task; those of others keep their
     places. Whoever hands in bounds how many wait: this queue has no limit of its own.
 
     Args:
-        segment: called with 1..`max_batch_size` (H, W, 3) uint8 RGB pictures, from one thread only.
-        max_batch_size, max_wait_seconds: see `ServiceSettings`.
+        segment: called with 1..`max_batch_size` (H, W, 3) uint8 RGB pictures, from every worker's thread.
+        max_batch_size, max_wait_seconds, num_workers: see `ServiceSettings`.
         on_batch: told after every call of `segment` how many pictures it had and how many seconds it took.
+        on_start: called in every worker's thread before anything else.
     """
 
     def __init__(
@@ -64,20 +65,24 @@ class Batcher:
         *,
         max_batch_size: int,
         max_wait_seconds: float,
+        num_workers: int = 1,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
         self._segment = segment
         self._max_batch_size = max_batch_size
         self._max_wait_seconds = max_wait_seconds
-        self._on_batch = on_batch
+        self._on_batch, self._on_start = on_batch, on_start
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
-        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        names = (f"inference-{number}" for number in range(num_workers))
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
 
     def start(self) -> None:
         """Begins with what has been handed in so far."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def num_waiting(self) -> int:
@@ -85,7 +90,7 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
 
     def submit(self, picture: NDArray[np.uint8], task: Task) -> Job:
         """Puts an (H, W, 3) uint8 RGB picture at the end of the queue.
@@ -98,27 +103,32 @@ class Batcher:
             if self._is_closed:
                 raise ClosedError("the service is shutting down")
             self._waiting.append(job)
-            self._changed.notify()
+            self._changed.notify_all()
         return job
 
     def close(self) -> None:
         """Takes no more pictures, finishes those that are there, and returns when that is done."""
         with self._changed:
             self._is_closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
+        self._on_start()
         while self._wait():
             if batch := self._take():
                 self._run(batch)
 
     def _wait(self) -> bool:
-        """Returns when there is work, with a full batch if one comes together in time; False: there will be none."""
+        """Returns when there is work, with a full batch if one comes together in time; False: there will be none.
+
+        Another worker may be faster and leave nothing.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             self._changed.wait_for(self._has_full_batch, timeout=self._max_wait_seconds)
-            return bool(self._waiting)
+            return bool(self._waiting) or not self._is_closed
 
     def _take(self) -> list[Job]:
         """The next pictures of one task, from now on beyond cancelling. None are left if all waiting were cancelled."""

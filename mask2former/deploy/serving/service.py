@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from fastapi import Request, Response
 from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
@@ -35,7 +37,7 @@ _FIRST_SIDE = 64
 
 
 class Service:
-    """Answers requests with a segmenter. Of its threads one runs the model, the others decode and encode.
+    """Answers requests with a segmenter. Some of its threads run the model, others decode and encode.
 
     Args:
         segmenter: what `mask2former.deploy.load` gave.
@@ -50,11 +52,15 @@ class Service:
         self._is_closing = False
         self._pictures = ThreadPoolExecutor(_NUM_PICTURE_THREADS, thread_name_prefix="pictures")
         self.uploads = UploadReader(segmenter.tasks, settings.max_upload_bytes, self._pictures)
+        threads_of_worker = max(1, torch.get_num_threads() // settings.num_workers)
         self._batcher = Batcher(
             segmenter,
             max_batch_size=settings.max_batch_size,
             max_wait_seconds=settings.max_wait_seconds,
+            num_workers=settings.num_workers,
             on_batch=self._observe_batch,
+            # How many threads torch computes with belongs to the thread that says so.
+            on_start=partial(torch.set_num_threads, threads_of_worker),
         )
         # The first picture takes longer than all others, and shows whether the model works.
         black = np.zeros((_FIRST_SIDE, _FIRST_SIDE, 3), dtype=np.uint8)
@@ -186,7 +192,8 @@ class Service:
 
     def _retry_after(self) -> str:
         """Seconds until the pending pictures will be done."""
-        return str(max(1, math.ceil(self._num_pending * self._seconds_per_picture)))
+        seconds = self._num_pending * self._seconds_per_picture / self._settings.num_workers
+        return str(max(1, math.ceil(seconds)))
 
 
 async def _hang_up(request: Request) -> None:

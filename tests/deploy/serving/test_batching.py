@@ -126,3 +126,34 @@ def test_batches_are_reported():
     batcher.submit(picture(1), "a").result.result(30)
     batcher.close()
     assert seen == [(1, True)]
+
+
+def test_workers_share_the_queue_and_everything_is_answered_once():
+    model, starts = Recorder(), []
+    batcher = Batcher(
+        model,
+        max_batch_size=2,
+        max_wait_seconds=0.001,
+        num_workers=3,
+        on_start=lambda: starts.append(threading.current_thread()),
+    )
+    batcher.start()
+    jobs = [batcher.submit(picture(value), "a") for value in range(6)]
+    wait_until(lambda: len(model.calls) == 3)  # all at the gate, together
+    jobs += [batcher.submit(picture(value), "a") for value in range(6, 40)]
+    model.gate.set()
+    batcher.close()
+    assert [job.result.result(0) for job in jobs] == list(range(40))
+    assert sorted(value for _, values in model.calls for value in values) == list(range(40))
+    assert len(set(starts)) == len(starts) == 3 and not batcher.is_alive
+
+
+def test_a_worker_that_finds_nothing_goes_on():
+    model = Recorder()
+    model.gate.set()
+    batcher = Batcher(model, max_batch_size=1, max_wait_seconds=0.0, num_workers=2)
+    batcher.start()
+    for value in range(50):
+        assert batcher.submit(picture(value), "a").result.result(30) == value
+    assert batcher.is_alive
+    batcher.close()
