@@ -14,37 +14,42 @@ from mask2former.deploy.export.graph import INPUTS
 
 __all__ = ["quantize"]
 
-LAYERS = ("Conv", "MatMul", "Gemm")
 LINEAR_LAYERS = ("MatMul", "Gemm")
+#: Weights have seven bits: with eight, processors without VNNI overflow in sums of two products, and errors triple.
+WEIGHTS = {"per_channel": True, "reduce_range": True}
 
 
 def quantize(path: Path, pictures: Sequence[NDArray[np.uint8]] = ()) -> None:
     """Replaces an ONNX file.
 
+    Linear layers find the ranges of their inputs in every call (dynamic): what queries hold differs between pictures.
+
     Args:
         path: of a float32 model.
-        pictures: (h, w, 3) uint8 RGB, as the network gets them. From these the ranges of activations are learned, once
-            (static), for convolutions and linear layers. Without any only linear layers are quantized, with ranges that
-            every call finds for itself (dynamic).
+        pictures: (h, w, 3) uint8 RGB, as the network gets them. From these the ranges of what convolutions read and
+            write are learned once (static). Without any convolutions stay as they are.
     """
     onnx: Any = importlib.import_module("onnx")
     quantization: Any = importlib.import_module("onnxruntime.quantization")
     model = onnx.load(str(path))
-    names = _layers_with_weights(model, LAYERS if pictures else LINEAR_LAYERS)
     target = path.with_name(f"int8_{path.name}")
+    quantization.quantize_dynamic(
+        model,
+        str(target),
+        nodes_to_quantize=_layers_with_weights(model, LINEAR_LAYERS),
+        weight_type=quantization.QuantType.QInt8,
+        **WEIGHTS,
+    )
     if pictures:
+        model = onnx.load(str(target))
         quantization.quantize_static(
             model,
             str(target),
             _reader(quantization, pictures, [argument.name for argument in model.graph.input]),
-            nodes_to_quantize=names,
-            per_channel=True,
+            nodes_to_quantize=_layers_with_weights(model, ("Conv",)),
             weight_type=quantization.QuantType.QInt8,
             activation_type=quantization.QuantType.QUInt8,
-        )
-    else:
-        quantization.quantize_dynamic(
-            model, str(target), nodes_to_quantize=names, per_channel=True, weight_type=quantization.QuantType.QInt8
+            **WEIGHTS,
         )
     for old in (path, path.with_name(f"{path.name}.data")):
         old.unlink(missing_ok=True)
