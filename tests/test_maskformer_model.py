@@ -88,7 +88,8 @@ def test_full_inference_equals_the_original() -> None:
         ]
         areas = segment_ids.flatten().bincount().tolist()
         for segment_id, area in figures["panoptic_seg"]["area_by_id"].items():
-            assert areas[int(segment_id)] == pytest.approx(area, abs=20)  # pixels where queries of random weights tie
+            # The rounding of one CPU and number of threads or another moves up to 9 pixels (4562; in float64 4563).
+            assert areas[int(segment_id)] == pytest.approx(area, abs=10)
 
         instances = result["instances"]
         assert len(instances) == figures["instances"]["num"]

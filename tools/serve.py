@@ -69,55 +69,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free (default: %(default)s)")
     parser.add_argument("--token-file", metavar="FILE", help=f"holds the bearer token (default: ${TOKEN_VARIABLE})")
     limits = parser.add_argument_group("limits")
-    limits.add_argument(
-        "--max-batch-size",
-        type=int,
-        default=defaults.max_batch_size,
-        metavar="N",
-        help="pictures that go through the model together (default: %(default)s)",
+
+    def add_limit(flag: str, default: float, unit: str, meaning: str) -> None:
+        limits.add_argument(
+            flag, type=type(default), default=default, metavar=unit, help=f"{meaning} (default: %(default)g)"
+        )
+
+    add_limit("--max-batch-size", defaults.max_batch_size, "N", "pictures that go through the model together")
+    add_limit("--max-wait", 1000 * defaults.max_wait_seconds, "MS", "how long a batch waits for more pictures")
+    add_limit(
+        "--workers", defaults.num_workers, "N", "batches computed side by side; on a CPU each by its share of the cores"
     )
-    limits.add_argument(
-        "--max-wait",
-        type=float,
-        default=1000 * defaults.max_wait_seconds,
-        metavar="MS",
-        help="how long a batch waits for more pictures (default: %(default)g)",
-    )
-    limits.add_argument(
-        "--workers",
-        type=int,
-        default=defaults.num_workers,
-        metavar="N",
-        help="batches computed side by side; on a CPU each by its share of the cores (default: %(default)s)",
-    )
-    limits.add_argument(
-        "--max-pending",
-        type=int,
-        default=defaults.max_pending,
-        metavar="N",
-        help="requests under way, others get 429 (default: %(default)s)",
-    )
-    limits.add_argument(
-        "--timeout",
-        type=float,
-        default=defaults.timeout_seconds,
-        metavar="SECONDS",
-        help="of a request (default: %(default)g)",
-    )
-    limits.add_argument(
-        "--max-upload",
-        type=float,
-        default=defaults.max_upload_bytes / 2**20,
-        metavar="MIB",
-        help="size of a picture's file (default: %(default)g)",
-    )
-    limits.add_argument(
-        "--max-megapixels",
-        type=float,
-        default=defaults.max_pixels / 1e6,
-        metavar="MP",
-        help="size of a picture (default: %(default)g)",
-    )
+    add_limit("--max-pending", defaults.max_pending, "N", "requests under way, others get 429")
+    add_limit("--timeout", defaults.timeout_seconds, "SECONDS", "of a request")
+    add_limit("--max-upload", defaults.max_upload_bytes / 2**20, "MIB", "size of a picture's file")
+    add_limit("--max-megapixels", defaults.max_pixels / 1e6, "MP", "size of a picture")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides of a checkpoint"
     )

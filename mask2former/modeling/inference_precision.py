@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 
 import torch
 
@@ -30,6 +31,7 @@ def inference_dtype(precision: str, device_type: str) -> torch.dtype | None:
     return _DTYPES[precision]
 
 
+@cache
 def cpu_has_bfloat16() -> bool:
-    """Whether oneDNN has products in bfloat16 for this CPU: they need AVX-512 or AVX-NE-CONVERT."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether oneDNN is there and has products in bfloat16 for this CPU: they need AVX-512 or AVX-NE-CONVERT."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -15,8 +15,6 @@ from mask2former.deploy.export.graph import INPUTS
 __all__ = ["quantize"]
 
 LINEAR_LAYERS = ("MatMul", "Gemm")
-#: Weights have seven bits: with eight, processors without VNNI overflow in sums of two products, and errors triple.
-WEIGHTS = {"per_channel": True, "reduce_range": True}
 
 
 def quantize(path: Path, pictures: Sequence[NDArray[np.uint8]] = ()) -> None:
@@ -33,13 +31,10 @@ def quantize(path: Path, pictures: Sequence[NDArray[np.uint8]] = ()) -> None:
     quantization: Any = importlib.import_module("onnxruntime.quantization")
     model = onnx.load(str(path))
     target = path.with_name(f"int8_{path.name}")
-    quantization.quantize_dynamic(
-        model,
-        str(target),
-        nodes_to_quantize=_layers_with_weights(model, LINEAR_LAYERS),
-        weight_type=quantization.QuantType.QInt8,
-        **WEIGHTS,
-    )
+    # Seven bits: with eight, processors without VNNI overflow in sums of two products, and errors triple.
+    weights = {"per_channel": True, "reduce_range": True, "weight_type": quantization.QuantType.QInt8}
+    linear_layers = _layers_with_weights(model, LINEAR_LAYERS)
+    quantization.quantize_dynamic(model, str(target), nodes_to_quantize=linear_layers, **weights)
     if pictures:
         model = onnx.load(str(target))
         quantization.quantize_static(
@@ -47,9 +42,8 @@ def quantize(path: Path, pictures: Sequence[NDArray[np.uint8]] = ()) -> None:
             str(target),
             _reader(quantization, pictures, [argument.name for argument in model.graph.input]),
             nodes_to_quantize=_layers_with_weights(model, ("Conv",)),
-            weight_type=quantization.QuantType.QInt8,
             activation_type=quantization.QuantType.QUInt8,
-            **WEIGHTS,
+            **weights,
         )
     for old in (path, path.with_name(f"{path.name}.data")):
         old.unlink(missing_ok=True)
