@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from mask2former.data.run_lengths import draw_runs
+from mask2former.run_lengths import draw_runs
 
 
 def rgb_to_id(rgb_HW3: NDArray[np.integer[Any]]) -> NDArray[np.int32]:

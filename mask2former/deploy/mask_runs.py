@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mask2former.data.run_lengths import run_counts
+from mask2former.run_lengths import run_counts
 
 __all__ = [
     "LabelRuns",

@@ -1,6 +1,6 @@
 """Results as COCO run lengths (RLE), straight from the tensors of the model."""
 
-# N masks, (H, W) pixels of the result.
+# N masks, (H, W) pixels of the result, B bytes of a row.
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from mask2former.modeling.postprocessing import RunLengthMasks
+from mask2former.run_lengths import encode_rows
 
 __all__ = ["PackedRows", "RunLengths", "encode_label_map", "encode_masks", "encode_packed", "pack_rows"]
 
@@ -50,9 +51,7 @@ def encode_packed(masks: PackedRows | RunLengths) -> RunLengths:
     """Run lengths of N masks; NumPy alone, so that it may run in a copied process."""
     if isinstance(masks, list):
         return masks
-    # One after the other, so that each is turned around (COCO's run lengths follow columns) inside the cache.
-    masks_HW = (np.unpackbits(bits_HW, axis=-1, count=masks.width) for bits_HW in masks.bits)
-    return [_with_text(coco_mask.encode(np.asfortranarray(mask_HW))) for mask_HW in masks_HW]
+    return [encode_rows(bits_HB, masks.width) for bits_HB in masks.bits]
 
 
 def encode_label_map(labels_HW: NDArray[np.integer[Any]]) -> dict[int, dict[str, Any]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from mask2former.data.masks import to_rle
-from mask2former.data.run_lengths import run_counts
+from mask2former.run_lengths import run_counts_of_all
 
 __all__ = ["Track", "joined_frames"]
 
@@ -38,32 +38,40 @@ def joined_frames(shapes: Sequence[FrameShape], size: tuple[int, int]) -> Track:
         size: (H, W) of the frames.
 
     Raises:
-        ValueError: run lengths of another size than that of the frames.
+        ValueError: run lengths of another size than that of the frames, or that do not fill it.
     """
     num_pixels = size[0] * size[1]
-    # Pixels at which the object begins and ends, in turns.
-    bounds = [_bounds(shape, size) if shape else np.zeros(0, dtype=np.int64) for shape in shapes]
-    areas_T = np.array([(bounds_R[1::2] - bounds_R[::2]).sum() for bounds_R in bounds], dtype=np.int64)
-    moved = [number * num_pixels + bounds_R for number, bounds_R in enumerate(bounds)]
-    bounds_R = np.concatenate([np.zeros(0, dtype=np.int64), *moved])
-    # An object in the last pixel of a frame and the first of the next goes on; no run has length 0.
-    begins, ends = bounds_R[::2], bounds_R[1::2]
-    goes_on = ends[:-1] == begins[1:]
-    begins, ends = begins[np.r_[True, ~goes_on][: len(begins)]], ends[np.r_[~goes_on, True][: len(ends)]]
-    edges = np.stack([begins, ends], axis=1).ravel()
-    counts = np.diff(edges, prepend=0, append=num_pixels * len(shapes)).tolist()
-    if counts[-1] == 0:  # nothing outside after the last run inside
-        counts.pop()
-    uncompressed = {"size": [size[0], size[1] * len(shapes)], "counts": counts}
+    texts = [_compressed_counts(shape, size) for shape in shapes]
+    counts_R, num_runs_T = run_counts_of_all(texts)
+    first_T = np.cumsum(num_runs_T) - num_runs_T
+    frame_R = np.repeat(np.arange(len(texts)), num_runs_T)
+    is_inside_R = (np.arange(len(counts_R)) - first_T[frame_R]) % 2 == 1
+    sizes_T, areas_T = (_sums(counts, frame_R, len(texts)) for counts in (counts_R, counts_R * is_inside_R))
+    if counts_R.min(initial=0) < 0 or (sizes_T != num_pixels).any():
+        raise ValueError(f"run lengths are damaged: they do not fill {size[0]}x{size[1]} pixels")
+    # What begins where something else ended: runs of no pixel are not there, and one may go on in the next frame.
+    is_run_R = counts_R > 0
+    is_inside_R, ends_R = is_inside_R[is_run_R], np.cumsum(counts_R)[is_run_R]
+    is_last_R = np.append(is_inside_R[1:] != is_inside_R[:-1], True)[: len(ends_R)]
+    counts = np.diff(ends_R[is_last_R], prepend=0)
+    if is_inside_R[:1].any():
+        counts = np.concatenate([[0], counts])
+    uncompressed = {"size": [size[0], size[1] * len(texts)], "counts": counts}
     return Track(dict(coco_mask.frPyObjects(uncompressed, *uncompressed["size"])), areas_T)
 
 
-def _bounds(shape: Mapping[str, Any] | Sequence[Sequence[float]], size: tuple[int, int]) -> NDArray[np.int64]:
-    """Pixels, counted by columns, at which the object begins and ends, in turns; none twice in a row."""
+def _compressed_counts(shape: FrameShape, size: tuple[int, int]) -> str | bytes:
     if isinstance(shape, Mapping) and tuple(shape["size"]) != tuple(size):
         raise ValueError(f"a mask has (height, width) {tuple(shape['size'])}, the frames of its video {tuple(size)}")
-    edges = np.cumsum(run_counts(to_rle(shape, size)["counts"]))
-    if len(edges) % 2:  # the last run lies outside the object
-        edges = edges[:-1]
-    pairs = edges.reshape(-1, 2)
-    return pairs[pairs[:, 0] < pairs[:, 1]].ravel()
+    rle = to_rle(shape or [], size)
+    counts: str | bytes | list[int] = rle["counts"]
+    if isinstance(counts, (str, bytes)):
+        return counts
+    compressed: bytes = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
+    return compressed
+
+
+def _sums(counts_R: NDArray[np.int64], frame_R: NDArray[np.int64], num_frames: int) -> NDArray[np.int64]:
+    sums_T = np.zeros(num_frames, dtype=np.int64)
+    np.add.at(sums_T, frame_R, counts_R)
+    return sums_T

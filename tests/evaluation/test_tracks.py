@@ -45,3 +45,9 @@ def test_every_kind_of_mask_is_joined_alike() -> None:
 def test_masks_of_another_size_than_the_video_are_refused() -> None:
     with pytest.raises(ValueError, match=r"a mask has \(height, width\) \(3, 4\), the frames of its video \(4, 3\)"):
         joined_frames([encode(np.ones((3, 4), dtype=bool))], (4, 3))
+
+
+def test_run_lengths_that_do_not_fill_a_frame_are_refused() -> None:
+    whole = encode(np.ones((4, 3), dtype=bool))
+    with pytest.raises(ValueError, match="run lengths are damaged: they do not fill 4x3 pixels"):
+        joined_frames([whole, {"size": [4, 3], "counts": [5, 2]}], (4, 3))

@@ -22,7 +22,7 @@ from torch import Tensor
 from mask2former.data.label_window import LabelWindow
 from mask2former.data.masks import ids_to_masks, rgb_to_id, to_rle
 from mask2former.data.reading import BrokenSampleError, check_size, read_class_map, read_panoptic_ids
-from mask2former.data.run_lengths import draw_runs
+from mask2former.run_lengths import draw_runs
 
 Record = dict[str, Any]
 

@@ -22,7 +22,7 @@ from mask2former.data.datasets.digits import DrawnScene, Material, Segment, draw
 from mask2former.data.datasets.digits_writer import box_xywh
 from mask2former.data.datasets.prepared_folder import Progress, no_progress, prepare_folder, write_json
 from mask2former.data.masks import encode_rle
-from mask2former.data.run_lengths import run_counts
+from mask2former.run_lengths import run_counts
 
 __all__ = ["DigitClipsSettings", "prepare_digit_clips"]
 

@@ -140,7 +140,7 @@ class InstanceResult:
         self._boxes_M4 = _boxes(self._occupied_rows_MH, self._occupied_columns_MW)
         for_host = [is_result_N.sum()]
         if isinstance(self._masks, PackedMasks):
-            for_host += [self._masks.bits_MHB, self._boxes_M4.long(), self._mask_index_N]
+            for_host += [self._masks.bits_MHB, self._mask_index_N]
         return for_host
 
     def value(self, num_results: NDArray[Any], *packed: NDArray[Any]) -> Instances:
@@ -149,8 +149,8 @@ class InstanceResult:
         mask_index_N = self._mask_index_N[results]
         instances = Instances(self._size)
         if isinstance(self._masks, PackedMasks):
-            bits_MHB, boxes_M4, index_N = packed
-            rles_M = self._masks.encode(bits_MHB, boxes_M4.tolist())
+            bits_MHB, index_N = packed
+            rles_M = self._masks.encode(bits_MHB)
             instances.pred_masks = RunLengthMasks([rles_M[index] for index in index_N[results].tolist()])
         else:
             instances.pred_masks = self._masks.in_order(self._mask_index_N)[results]

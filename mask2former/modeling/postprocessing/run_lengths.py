@@ -1,5 +1,5 @@
 """Instance masks as COCO run lengths (RLE): packed to bits on the device, encoded where they are, one at a time."""
-# N instances, M masks, (H, W) pixels of the result, B = ceil(W / 8) bytes of a row, r rows, (h, w) pixels of a box.
+# N instances, M masks, (H, W) pixels of the result, B = ceil(W / 8) bytes of a row, r rows.
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
+
+from mask2former.run_lengths import encode_rows
 
 __all__ = ["PackedMasks", "RunLengthMasks"]
 
@@ -70,32 +72,10 @@ class PackedMasks:
         words_MrB = bytes_MrV.view(torch.int64)
         self.bits_MHB[:, rows] = (words_MrB * _GATHER_BITS) >> 56
 
-    def encode(self, bits_MHB: NDArray[np.uint8], boxes_M: list[list[int]]) -> list[dict[str, Any]]:
+    def encode(self, bits_MHB: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """Run lengths of the M masks.
 
         Args:
             bits_MHB: those of this object, on the host.
-            boxes_M: tight boxes of the masks, (x0, y0, x1, y1).
         """
-        return [_encode(bits_HB, box, self._size) for bits_HB, box in zip(bits_MHB, boxes_M, strict=True)]
-
-
-def _encode(bits_HB: NDArray[np.uint8], box: list[int], size: tuple[int, int]) -> dict[str, Any]:
-    """Runs follow columns. Only the box is unpacked: outside it there are none."""
-    height, width = size
-    left, top, right, bottom = box
-    first_byte = left // 8
-    columns_hw = np.unpackbits(bits_HB[top:bottom, first_byte : -(-right // 8)], axis=1)
-    columns_hw = columns_hw[:, left - 8 * first_byte : right - 8 * first_byte]
-    framed = np.zeros((right - left, bottom - top + 2), dtype=np.uint8)
-    framed[:, 1:-1] = columns_hw.T
-    column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])  # where a run begins, where it ends, and so on
-    places = (left + column) * height + top + row
-    # A run that reaches the bottom of the picture and one from the top of the next column are one.
-    meets_next = np.concatenate([places[1:] == places[:-1], [False]]) if len(places) else np.zeros(0, dtype=bool)
-    places = places[~(meets_next | np.roll(meets_next, 1))]
-    if len(places) and places[-1] == height * width:
-        places = places[:-1]
-    counts = np.diff(places, prepend=0, append=height * width).tolist()
-    rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+        return [encode_rows(bits_HB, self._size[1]) for bits_HB in bits_MHB]

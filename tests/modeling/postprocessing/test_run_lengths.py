@@ -7,8 +7,9 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
+from mask2former.data.masks import encode_rle
 from mask2former.evaluation.run_lengths import encode_masks
-from mask2former.modeling.postprocessing import RunLengthMasks, tight_boxes
+from mask2former.modeling.postprocessing import RunLengthMasks
 from mask2former.modeling.postprocessing.run_lengths import PackedMasks
 
 
@@ -35,8 +36,8 @@ def test_packed_masks_are_encoded_as_pycocotools_does(size: tuple[int, int], row
     for start in range(0, size[0], rows_at_once):
         rows = slice(start, min(start + rows_at_once, size[0]))
         packed.put(rows, masks[:, rows])
-    found = packed.encode(packed.bits_MHB.numpy(), tight_boxes(masks).long().tolist())
-    assert found == encode_masks(masks)
+    found = packed.encode(packed.bits_MHB.numpy())
+    assert found == [encode_rle(mask.numpy()) for mask in masks]
     assert torch.equal(RunLengthMasks(found).decode(size), masks)
 
 

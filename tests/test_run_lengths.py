@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mask2former.data.run_lengths import draw_runs, run_counts
+from mask2former.run_lengths import draw_runs, encode_rows, run_counts, run_counts_of_all
 
 
 def random_mask(size: tuple[int, int], share: float) -> np.ndarray:
@@ -47,6 +47,31 @@ def test_counts_may_be_text_bytes_or_numbers() -> None:
     plain = run_counts(counts)
     assert np.array_equal(run_counts(counts.decode()), plain) and np.array_equal(run_counts(plain.tolist()), plain)
     assert plain.sum() == mask.size and plain[1::2].sum() == mask.sum()
+
+
+def test_counts_of_several_masks_are_read_together() -> None:
+    masks = [
+        random_mask((6, 7), 0.3),
+        np.zeros((900, 700), dtype=bool),
+        random_mask((40, 60), 0.5),
+        random_mask((2, 2), 1),
+    ]
+    texts = [encode(mask)["counts"] for mask in masks]
+    counts, num_runs = run_counts_of_all([texts[0], texts[1].decode(), *texts[2:]])
+    for text, part in zip(texts, np.split(counts, np.cumsum(num_runs)[:-1]), strict=True):
+        assert np.array_equal(part, run_counts(text))
+    assert [len(array) for array in run_counts_of_all([])] == [0, 0]
+    with pytest.raises(ValueError, match="run lengths are damaged"):
+        run_counts_of_all([texts[2][:1] + b"o", texts[0]])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_packed_rows_are_encoded_as_pycocotools_does(seed) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.random(rng.integers(1, 40, 2)) < rng.choice([0, 0.02, 0.5, 0.98, 1])
+    expected = encode(mask)
+    found = encode_rows(np.packbits(mask, axis=1), mask.shape[1])
+    assert found == {"size": list(mask.shape), "counts": expected["counts"].decode()}
 
 
 def test_runs_of_no_pixel_draw_nothing() -> None:
