@@ -147,7 +147,15 @@ class BuildOperators(build_ext):
         # -fopenmp for the compiler only: linked, it could bring a second thread pool beside the one torch loaded.
         threads = [] if sys.platform == "darwin" else ["-fopenmp"]
         sources = runpy.run_path(str(ROOT / OPS / "sources.py"))["fingerprint"]()
-        flags = ["-O3", "-g0", "-ffp-contract=fast", "-Wno-psabi", f"-DM2F_SOURCES={sources}", *threads]
+        flags = [
+            "-O3",
+            "-g0",
+            "-ffp-contract=fast",
+            "-fno-trapping-math",
+            "-Wno-psabi",
+            f"-DM2F_SOURCES={sources}",
+            *threads,
+        ]
         kind, arguments = CppExtension, {"extra_compile_args": flags}
         if is_cuda(extension):
             kind, arguments = CUDAExtension, {"extra_compile_args": {"cxx": flags, "nvcc": ["-O3"]}}

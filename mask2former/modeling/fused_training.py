@@ -126,10 +126,13 @@ class _FusedLinear(Function):
         x, weight, y = ctx.saved_tensors
         if y is not None:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
-        rows = grad.flatten(0, -2)
-        return (
-            grad @ weight if ctx.needs_input_grad[0] else None,
-            rows.T @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None,
-            rows.sum(dim=0) if ctx.needs_input_grad[2] else None,
-            None,
-        )
+        # Products of oneDNN here, too: see `inference_linear`.
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.ops.mkldnn._linear_pointwise(grad, weight.T, None, "none", [], "")
+        if ctx.needs_input_grad[1]:
+            rows, inputs = (tensor.flatten(0, -2).to_mkldnn() for tensor in (grad, x))
+            grad_weight, _ = torch.ops.aten.mkldnn_linear_backward_weights(rows, inputs, weight, False)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.flatten(0, -2).sum(dim=0)
+        return grad_x, grad_weight, grad_bias, None

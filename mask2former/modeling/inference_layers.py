@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .fused_training import fused_convolution, fused_linear, is_fused_in_training
 from .inference_precision import cpu_has_bfloat16
 
-__all__ = ["FoldingConv2d", "InferenceLinear", "inference_linear", "use_inference_layers"]
+__all__ = ["FoldingConv2d", "InferenceLinear", "inference_linear", "inference_products", "use_inference_layers"]
 
 Weights = tuple[Tensor, Tensor | None]
 
@@ -161,14 +161,28 @@ def inference_linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool 
     writing the bias out first. PyTorch itself goes there only in half precision.
     """
     if is_fused_in_training(x, weight):
-        return fused_linear(x, weight, bias, relu)
+        return fused_linear(x, _dense(weight), bias, relu)
     dtype = _inference_dtype(x, weight)
     if dtype is None or not _has_kernel(x, dtype):
         y = F.linear(x, weight, bias)
         return F.relu(y, inplace=True) if relu else y
     bias = None if bias is None else bias.to(dtype)
-    y = torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight.to(dtype), bias, "relu" if relu else "none", [], "")
+    weight = _dense(weight.to(dtype))
+    y = torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "relu" if relu else "none", [], "")
     return y
+
+
+def _dense(weight: Tensor) -> Tensor:
+    """In whichever order of rows and columns; for a part of a matrix oneDNN has but a kernel 1000 times slower."""
+    return weight if weight.is_contiguous() or weight.T.is_contiguous() else weight.contiguous()
+
+
+def inference_products(x_BRC: Tensor, y_BNC: Tensor) -> Tensor:
+    """Dot products of R with N vectors in each of B batches, (B, R, N); see `inference_linear`."""
+    if x_BRC.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.bmm(x_BRC, y_BNC.transpose(1, 2))
+    products_B = [inference_linear(x_RC, y_NC, None) for x_RC, y_NC in zip(x_BRC, y_BNC, strict=True)]
+    return products_B[0].unsqueeze(0) if len(products_B) == 1 else torch.stack(products_B)
 
 
 def _added(y: Tensor, relu: bool, addend: Tensor | None) -> Tensor:

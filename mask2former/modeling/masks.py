@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .inference_layers import inference_products
+
 __all__ = ["MaskLogits", "Predictions", "resize_features"]
 
 
@@ -41,7 +43,11 @@ class MaskLogits(NamedTuple):
 
     def dense(self) -> Tensor:
         """All logits, (..., B, Q, T, h, w)."""
-        return torch.einsum("...bqc,btchw->...bqthw", self.embeddings, self.features)
+        embeddings_BQC = self.embeddings.movedim(-3, 0).flatten(1, -2)
+        logits_BQS = inference_products(embeddings_BQC, _rows(self.features))
+        num_frames, _, height, width = self.features.shape[1:]
+        shape = (*self.embeddings.shape[:-3], self.embeddings.shape[-2])
+        return logits_BQS.view(-1, *shape, num_frames, height, width).movedim(0, -5)
 
     def resized(self, size: tuple[int, int]) -> MaskLogits:
         """The same masks bilinearly resized to `size` = (height, width).
@@ -69,8 +75,8 @@ class MaskLogits(NamedTuple):
 
     def weighted_sums(self, weights_BNThw: Tensor) -> Tensor:
         """Sums of the logits over all cells of a clip, with weights that N others give these: (..., B, Q, N)."""
-        sums_BCN = torch.einsum("btchw,bnthw->bcn", self.features, weights_BNThw)
-        return torch.einsum("...bqc,bcn->...bqn", self.embeddings, sums_BCN)
+        sums_BNC = inference_products(weights_BNThw.flatten(2), _rows(self.features).transpose(1, 2))
+        return torch.einsum("...bqc,bnc->...bqn", self.embeddings, sums_BNC)
 
     def select(self, clip: int, rows: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Logits of chosen queries of one clip.
@@ -83,11 +89,18 @@ class MaskLogits(NamedTuple):
             (R, T, h, w).
         """
         embeddings_RC = self.embeddings[..., clip, :, :][rows]
-        return torch.einsum("rc,tchw->rthw", embeddings_RC, self.features[clip])
+        num_frames, _, height, width = self.features.shape[1:]
+        logits_RS = inference_products(embeddings_RC.unsqueeze(0), _rows(self.features[clip : clip + 1])).squeeze(0)
+        return logits_RS.view(-1, num_frames, height, width)
 
     def layer(self, index: int) -> MaskLogits:
         """The masks of one prediction layer, (B, Q, T, h, w); needs embeddings (L, B, Q, C)."""
         return MaskLogits(self.embeddings[index], self.features)
+
+
+def _rows(features_BTChw: Tensor) -> Tensor:
+    """The vectors of all cells, (B, T * h * w, C); a view, but of several frames whose channels come first."""
+    return features_BTChw.permute(0, 1, 3, 4, 2).flatten(1, 3)
 
 
 class Predictions(NamedTuple):

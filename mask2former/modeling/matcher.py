@@ -20,6 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from .inference_layers import inference_products
 from .masks import MaskLogits, Predictions
 from .point_sampling import PointSource, runs_cpp, sample_masks, uniform_points
 from .targets import Target
@@ -65,7 +66,7 @@ def pair_costs(masks: MaskLogits, targets_BNTP: Tensor, *, max_numbers: int) -> 
         piece = slice(start, start + points_at_once)
         logits_BRp = MaskLogits(masks.embeddings, masks.features[..., piece]).dense().flatten(2)
         probabilities_BRp, softplus_sum_BR, probability_sum_BR = _activated(logits_BRp)
-        overlap_BRN.baddbmm_(probabilities_BRp, targets_BNTP[..., piece].flatten(2).transpose(1, 2))
+        overlap_BRN += inference_products(probabilities_BRp, targets_BNTP[..., piece].flatten(2))
         softplus_sum_BR1 += softplus_sum_BR.unsqueeze(2)
         probability_sum_BR1 += probability_sum_BR.unsqueeze(2)
     mask_costs = (softplus_sum_BR1 - masks.weighted_sums(targets_BNTP.unsqueeze(3))) / (num_frames * num_points)

@@ -8,13 +8,19 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace mask2former {
 namespace {
@@ -32,6 +38,29 @@ struct Sums {
   float entropy, probability, target, overlap;
 };
 
+// How many indices of either kind were found.
+struct Split {
+  int64_t num_below, num_near;
+};
+
+// Which lanes of a vector of eight a mask of eight bits names, first to last; then any.
+struct Lanes {
+  uint8_t of[256][8];
+};
+
+constexpr Lanes kLanes = [] {
+  Lanes lanes{};
+  for (int mask = 0; mask < 256; ++mask) {
+    int count = 0;
+    for (uint8_t lane = 0; lane < 8; ++lane) {
+      if (mask >> lane & 1) {
+        lanes.of[mask][count++] = lane;
+      }
+    }
+  }
+  return lanes;
+}();
+
 // So many numbers are added before their sum is: one sum of thousands of like numbers drifts by its rounding.
 constexpr int64_t kSumLength = 512;
 
@@ -40,22 +69,28 @@ constexpr int64_t kSumLength = 512;
 
 // As in ms_deform_attn.cpp: one library for all machines, whose loops exist for three instruction sets.
 #define M2F_VARIANT points_baseline
+#define M2F_VECTOR_BITS 0
 #define M2F_TARGET
 #include "point_losses_kernels.h"
 #undef M2F_VARIANT
+#undef M2F_VECTOR_BITS
 #undef M2F_TARGET
 
 #if defined(__x86_64__)
 #define M2F_VARIANT points_avx2
+#define M2F_VECTOR_BITS 256
 #define M2F_TARGET __attribute__((target("avx2,fma,tune=haswell")))
 #include "point_losses_kernels.h"
 #undef M2F_VARIANT
+#undef M2F_VECTOR_BITS
 #undef M2F_TARGET
 
 #define M2F_VARIANT points_avx512
+#define M2F_VECTOR_BITS 512
 #define M2F_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512,tune=skylake-avx512")))
 #include "point_losses_kernels.h"
 #undef M2F_VARIANT
+#undef M2F_VECTOR_BITS
 #undef M2F_TARGET
 #endif
 
@@ -64,15 +99,17 @@ namespace {
 
 struct Loops {
   decltype(&points_baseline::read_points) read_points;
+  decltype(&points_baseline::read_mask) read_mask;
   decltype(&points_baseline::read_chosen) read_chosen;
   decltype(&points_baseline::gather) gather;
+  decltype(&points_baseline::split) split;
   decltype(&points_baseline::add_up) add_up;
   decltype(&points_baseline::activate) activate;
   decltype(&points_baseline::gradients) gradients;
 };
 
 #define M2F_LOOPS(VARIANT)                                               \
-  Loops{&VARIANT::read_points, &VARIANT::read_chosen, &VARIANT::gather, \
+  Loops{&VARIANT::read_points, &VARIANT::read_mask, &VARIANT::read_chosen, &VARIANT::gather, &VARIANT::split, \
         &VARIANT::add_up, &VARIANT::activate, &VARIANT::gradients}
 
 const Loops& loops() {
@@ -146,66 +183,67 @@ void pad(const T* map, int64_t height, int64_t width, T* padded) {
 class Selection {
  public:
   Selection(int64_t count, int64_t wanted)
-      : count_(count), wanted_(wanted), keys_(count), found_(count + 1), near_(count + 1) {}
+      : count_(count), wanted_(wanted), values_(count), index_(count), found_(count + 16) {}
 
   // Writes their indices, in no order.
   void operator()(const float* values, int32_t* out) {
     if (wanted_ == 0) {
       return;
     }
-    // Positive floats are ordered like the integers with the same bits.
-    std::memcpy(keys_.data(), values, count_ * sizeof(uint32_t));
-    for (uint32_t& key : keys_) {
-      key &= 0x7fffffffu;
-    }
-    const auto [low, high] = bracket();
-    int64_t num_below = 0, num_near = 0;
-    const uint32_t* keys = keys_.data();
-    int32_t* below = found_.data();
-    uint64_t* near = near_.data();
-    for (int64_t i = 0; i < count_; ++i) {  // without branches, which nobody could predict
-      const uint32_t key = keys[i];
-      below[num_below] = int32_t(i);
-      num_below += int64_t(key < low);
-      near[num_near] = uint64_t(key) << 32 | uint64_t(i);
-      num_near += int64_t(key >= low) & int64_t(key <= high);
-    }
-    if (num_below > wanted_ || num_below + num_near < wanted_) {  // the sample misled: look at all
-      num_below = 0;
-      num_near = count_;
-      for (int64_t i = 0; i < count_; ++i) {
-        near[i] = uint64_t(keys[i]) << 32 | uint64_t(i);
+    std::copy_n(values, count_, values_.begin());
+    std::iota(index_.begin(), index_.end(), 0);
+    // Those that are certainly wanted are noted, and those near the limit, some quarter, are looked at again.
+    int64_t count = count_, num_found = 0;
+    while (count > 4 * kSampleSize) {
+      const int64_t wanted = wanted_ - num_found;
+      const auto [low, high] = bracket(count, wanted);
+      const auto [num_below, num_near] =
+          loops().split(values_.data(), index_.data(), count, low, high, found_.data() + num_found);
+      if (num_below > wanted || num_below + num_near < wanted) {  // the sample misled: look at all
+        std::copy_n(values, count_, values_.begin());
+        std::iota(index_.begin(), index_.end(), 0);
+        count = count_;
+        num_found = 0;
+        break;
       }
+      num_found += num_below;
+      if (num_near == count) {  // equal, most of them
+        break;
+      }
+      count = num_near;
     }
-    const int64_t missing = wanted_ - num_below;
-    std::nth_element(near, near + missing, near + num_near);
-    out = std::copy_n(below, num_below, out);
-    std::transform(near, near + missing, out, [](uint64_t place) { return int32_t(place & UINT32_MAX); });
+    places_.resize(count);
+    for (int64_t i = 0; i < count; ++i) {
+      places_[i] = int64_t(points_baseline::magnitude(values_[i])) << 32 | index_[i];
+    }
+    const auto end = places_.begin() + (wanted_ - num_found);
+    std::nth_element(places_.begin(), end, places_.end());
+    out = std::copy_n(found_.begin(), num_found, out);
+    std::transform(places_.begin(), end, out, [](int64_t place) { return int32_t(place & UINT32_MAX); });
   }
 
  private:
-  // Keys between which the last wanted one most likely lies: order statistics of every 16th key, four standard
+  static constexpr int64_t kSampleSize = 256;
+
+  // Magnitudes between which the last wanted one most likely lies: order statistics of a sample, four standard
   // deviations apart from its expected rank.
-  std::pair<uint32_t, uint32_t> bracket() {
-    sample_.clear();
-    for (int64_t i = 0; i < count_; i += 16) {
-      sample_.push_back(keys_[i]);
+  std::pair<int32_t, int32_t> bracket(int64_t count, int64_t wanted) {
+    std::array<int32_t, kSampleSize> sample;
+    for (int64_t i = 0; i < kSampleSize; ++i) {
+      sample[i] = points_baseline::magnitude(values_[i * count / kSampleSize]);
     }
-    const double size = double(sample_.size()), share = double(wanted_) / double(count_);
-    const int64_t margin = int64_t(4 * std::sqrt(size * share * (1 - share))) + 1, rank = int64_t(size * share);
-    const int64_t first = std::max<int64_t>(rank - margin, 0);
-    const int64_t last = std::min<int64_t>(rank + margin, int64_t(sample_.size()) - 1);
-    std::nth_element(sample_.begin(), sample_.begin() + first, sample_.end());
-    const uint32_t low = rank > margin ? sample_[first] : 0;
-    std::nth_element(sample_.begin() + first, sample_.begin() + last, sample_.end());
-    const uint32_t high = rank + margin < int64_t(sample_.size()) ? sample_[last] : UINT32_MAX;
-    return {low, high};
+    std::sort(sample.begin(), sample.end());
+    const double share = double(wanted) / double(count);
+    const int64_t margin = int64_t(4 * std::sqrt(kSampleSize * share * (1 - share))) + 1;
+    const int64_t rank = int64_t(kSampleSize * share);
+    return {rank > margin ? sample[rank - margin] : 0, rank + margin < kSampleSize ? sample[rank + margin] : INT32_MAX};
   }
 
   int64_t count_, wanted_;
-  std::vector<uint32_t> keys_, sample_;
-  std::vector<int32_t> found_;
-  std::vector<uint64_t> near_;  // key, then index
+  std::vector<float> values_;  // those that are still looked at
+  std::vector<int32_t> index_;  // and what they are called
+  std::vector<int32_t> found_;  // names of those that are certainly wanted
+  std::vector<int64_t> places_;  // magnitude, then name
 };
 
 // The arguments that forward and backward pass share, dense and checked.
@@ -330,15 +368,10 @@ at::Tensor sample_masks(const at::Tensor& masks, const at::Tensor& points) {
   auto sampled = at::empty({num_masks, places.count}, masks.options().dtype(at::kFloat));
   auto* out = sampled.mutable_data_ptr<float>();
   at::parallel_for(0, num_masks, 1, [&](int64_t begin, int64_t end) {
-    std::vector<uint8_t> padded((height + 2) * (width + 2));
+    std::vector<uint8_t> padded((height + 2) * (width + 2) + 3);
     for (int64_t n = begin; n < end; ++n) {
       pad(pixels + n * height * width, height, width, padded.data());
-      for (int64_t j = 0; j < places.count; ++j) {
-        const uint8_t* cell = padded.data() + places.corner[j];
-        const float a = cell[0], b = cell[1], c = cell[places.stride], d = cell[places.stride + 1];
-        const float above = a + (b - a) * places.right[j];
-        out[n * places.count + j] = above + (c + (d - c) * places.right[j] - above) * places.below[j];
-      }
+      loops().read_mask(padded.data(), places, out + n * places.count);
     }
   });
   return sampled;
