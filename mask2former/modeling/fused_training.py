@@ -7,6 +7,7 @@ the gradient of the weight is that of the product times scale. Between product a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-__all__ = ["fused_convolution", "fused_linear", "is_fused_in_training"]
+__all__ = ["fused_convolution", "fused_feed_forward", "fused_linear", "is_fused_in_training"]
 
 
 def is_fused_in_training(x: Tensor, weight: Tensor) -> bool:
@@ -53,6 +54,14 @@ def fused_convolution(
 def fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     """relu(x @ weight.T + bias), differentiable in all three; ReLU and bias may be left out."""
     y: Tensor = _FusedLinear.apply(x, weight, bias, relu)
+    return y
+
+
+def fused_feed_forward(
+    x: Tensor, weight1: Tensor, bias1: Tensor | None, weight2: Tensor, bias2: Tensor | None
+) -> Tensor:
+    """relu(x @ weight1.T + bias1) @ weight2.T + bias2, differentiable in all five."""
+    y: Tensor = _FusedFeedForward.apply(x, weight1, bias1, weight2, bias2)
     return y
 
 
@@ -116,7 +125,7 @@ class _FusedLinear(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+        y = _linear(x, weight, bias, relu)
         ctx.save_for_backward(x, weight, y if relu else None)
         return y
 
@@ -126,13 +135,41 @@ class _FusedLinear(Function):
         x, weight, y = ctx.saved_tensors
         if y is not None:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
-        # Products of oneDNN here, too: see `inference_linear`.
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = torch.ops.mkldnn._linear_pointwise(grad, weight.T, None, "none", [], "")
-        if ctx.needs_input_grad[1]:
-            rows, inputs = (tensor.flatten(0, -2).to_mkldnn() for tensor in (grad, x))
-            grad_weight, _ = torch.ops.aten.mkldnn_linear_backward_weights(rows, inputs, weight, False)
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad.flatten(0, -2).sum(dim=0)
-        return grad_x, grad_weight, grad_bias, None
+        return (*_linear_gradients(grad, x, weight, ctx.needs_input_grad), None)
+
+
+class _FusedFeedForward(Function):
+    """The wide tensor between the two maps is made again in the backward pass instead of kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight1: Tensor, bias1: Tensor | None, weight2: Tensor, bias2: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight1, bias1, weight2)
+        return _linear(_linear(x, weight1, bias1, relu=True), weight2, bias2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight1, bias1, weight2 = ctx.saved_tensors
+        inner = _linear(x, weight1, bias1, relu=True)
+        grad_inner, *gradients2 = _linear_gradients(grad, inner, weight2, (True, *ctx.needs_input_grad[3:]))
+        grad_inner = torch.ops.aten.threshold_backward(grad_inner, inner, 0)
+        return (*_linear_gradients(grad_inner, x, weight1, ctx.needs_input_grad), *gradients2)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+    return y
+
+
+def _linear_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Those of x, weight and bias that are needed, by products of oneDNN: see `inference_linear`."""
+    grad_x = _linear(grad, weight.T) if needs[0] else None
+    grad_weight = None
+    if needs[1]:
+        rows, inputs = (tensor.flatten(0, -2).to_mkldnn() for tensor in (grad, x))
+        grad_weight, _ = torch.ops.aten.mkldnn_linear_backward_weights(rows, inputs, weight, False)
+    return grad_x, grad_weight, grad.flatten(0, -2).sum(dim=0) if needs[2] else None

@@ -11,7 +11,7 @@ maps go to oneDNN instead of the BLAS behind PyTorch. What of this pays with gra
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,17 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 from torch import Tensor, nn
 
-from .fused_training import fused_convolution, fused_linear, is_fused_in_training
+from .fused_training import fused_convolution, fused_feed_forward, fused_linear, is_fused_in_training
 from .inference_precision import cpu_has_bfloat16
 
-__all__ = ["FoldingConv2d", "InferenceLinear", "inference_linear", "inference_products", "use_inference_layers"]
+__all__ = [
+    "FoldingConv2d",
+    "InferenceLinear",
+    "inference_feed_forward",
+    "inference_linear",
+    "inference_products",
+    "use_inference_layers",
+]
 
 Weights = tuple[Tensor, Tensor | None]
 
@@ -170,6 +177,22 @@ def inference_linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool 
     weight = _dense(weight.to(dtype))
     y = torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "relu" if relu else "none", [], "")
     return y
+
+
+def inference_feed_forward(
+    x: Tensor, linear1: nn.Module, linear2: nn.Module, dropout: nn.Dropout | None = None
+) -> Tensor:
+    """linear2(dropout(relu(linear1(x)))): (..., in_features) -> (..., out_features)."""
+    drops = dropout is not None and dropout.training and dropout.p > 0
+    # What has taken the place of a linear map (quantized, with an adapter) is called as it is.
+    if _is_plain(linear1) and _is_plain(linear2) and not drops and is_fused_in_training(x, linear1.weight):
+        return fused_feed_forward(x, linear1.weight, linear1.bias, linear2.weight, linear2.bias)
+    inner = linear1(x, relu=True) if type(linear1) is InferenceLinear else F.relu(linear1(x))
+    return linear2(inner if dropout is None else dropout(inner))
+
+
+def _is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
+    return type(linear) in (nn.Linear, InferenceLinear)
 
 
 def _dense(weight: Tensor) -> Tensor:

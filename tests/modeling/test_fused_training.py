@@ -9,8 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mask2former.modeling.fused_training import fused_convolution, fused_linear, is_fused_in_training
-from mask2former.modeling.inference_layers import InferenceLinear
+from mask2former.modeling.fused_training import (
+    fused_convolution,
+    fused_feed_forward,
+    fused_linear,
+    is_fused_in_training,
+)
+from mask2former.modeling.inference_layers import InferenceLinear, inference_feed_forward, inference_products
 from tests.golden import random_normal
 
 Leaves = dict[str, Tensor]
@@ -71,6 +76,50 @@ def test_a_linear_map_with_relu(shape: tuple[int, ...], with_bias: bool, relu: b
     expected = F.linear(leaves["x"], leaves["weight"], leaves.get("bias"))
     found = fused_linear(leaves["x"], leaves["weight"], leaves.get("bias"), relu)
     _assert_same(found, expected.relu() if relu else expected, leaves)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("shape", [(6, 3), (2, 5, 3)])
+def test_a_feed_forward_network(shape: tuple[int, ...], with_bias: bool) -> None:
+    biases = {"bias1": (8,), "bias2": (3,)} if with_bias else {}
+    leaves = _leaves(x=shape, weight1=(8, 3), weight2=(3, 8), **biases)
+    x, weight1, weight2 = leaves["x"], leaves["weight1"], leaves["weight2"]
+    bias1, bias2 = leaves.get("bias1"), leaves.get("bias2")
+    expected = F.linear(F.linear(x, weight1, bias1).relu(), weight2, bias2)
+    _assert_same(fused_feed_forward(x, weight1, bias1, weight2, bias2), expected, leaves)
+
+
+def test_a_feed_forward_network_keeps_nothing_as_wide_as_its_inside() -> None:
+    layers, kept = [InferenceLinear(3, 8), torch.nn.Linear(8, 3)], []
+    x = random_normal(0, 2, 3).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        inference_feed_forward(x, *layers)
+    assert len(kept) == 4 and not [tensor for tensor in kept if tensor.shape == (2, 8)]
+
+
+def test_a_feed_forward_network_drops_only_in_training() -> None:
+    layers, dropout = [InferenceLinear(3, 8), torch.nn.Linear(8, 3)], torch.nn.Dropout(0.9)
+    x = random_normal(0, 50, 3)
+    plain = layers[1](layers[0](x).relu())
+    torch.testing.assert_close(inference_feed_forward(x, *layers, dropout.eval()), plain)
+    assert not torch.allclose(inference_feed_forward(x, *layers, dropout.train()), plain, atol=1e-3)
+
+
+def test_what_takes_the_place_of_a_linear_map_is_called() -> None:
+    class Doubled(torch.nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    x, linear1, linear2 = random_normal(0, 2, 3), Doubled(3, 8), torch.nn.Linear(8, 3)
+    expected = linear2((2 * F.linear(x, linear1.weight, linear1.bias)).relu())
+    torch.testing.assert_close(inference_feed_forward(x, linear1, linear2), expected)
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_products_of_batches_and_of_parts_of_a_matrix(batches: int) -> None:
+    leaves = _leaves(x=(batches, 5, 4), y=(batches, 4, 9))
+    parts = leaves["y"][..., 2:8].transpose(1, 2)
+    _assert_same(inference_products(leaves["x"], parts), leaves["x"] @ parts.transpose(1, 2), leaves)
 
 
 def test_only_float32_outside_autocast_and_with_gradients_is_fused() -> None:

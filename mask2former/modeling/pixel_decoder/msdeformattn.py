@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...registry import PIXEL_DECODER_REGISTRY
 from ..constants import cached_constant
-from ..inference_layers import InferenceLinear
+from ..inference_layers import InferenceLinear, inference_feed_forward
 from ..transformer_decoder.position_encoding import sine_position_encoding_2d
 from .fpn import NUM_GROUPS, NUM_MULTI_SCALE_MAPS, check_width, pyramid_conv
 from .ops import MSDeformAttn
@@ -58,7 +58,7 @@ class DeformableEncoderLayer(nn.Module):
         query_NSD = (tokens_NSD + position_SD).to(tokens_NSD.dtype)
         read_NSD = self.self_attn(query_NSD, reference_points, tokens_NSD, sizes)
         tokens_NSD = self.norm1(tokens_NSD + self.dropout(read_NSD))
-        update_NSD = self.linear2(self.dropout(self.linear1(tokens_NSD, relu=True)))
+        update_NSD = inference_feed_forward(tokens_NSD, self.linear1, self.linear2, self.dropout)
         return self.norm2(tokens_NSD + self.dropout(update_NSD))
 
 

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ..inference_layers import inference_linear
 from .shapes import check_shapes
 
 __all__ = ["SEMANTIC_RESULTS", "SemanticResult", "semantic_inference"]
@@ -35,7 +36,7 @@ def _class_weights(class_logits: Tensor) -> Tensor:
 
 
 def _merged(weights_KQ: Tensor, masks_QrW: Tensor) -> Tensor:
-    return (weights_KQ @ masks_QrW.flatten(1)).unflatten(1, masks_QrW.shape[1:])
+    return inference_linear(weights_KQ, masks_QrW.flatten(1).T, None).unflatten(1, masks_QrW.shape[1:])
 
 
 class SemanticResult(ABC):
@@ -77,15 +78,10 @@ class SemanticResult(ABC):
 class _Scores(SemanticResult):
     """`sem_seg` (K, H, W): see `semantic_inference`."""
 
-    num_maps = 0  # `add` writes scores where they stay
+    num_maps = 1
 
     def _allocate(self, size: tuple[int, int]) -> None:
         self._scores_KHW = torch.empty((self.num_classes, *size), dtype=torch.float32, device=self._weights_KQ.device)
-
-    def add(self, rows: slice, logits_QrW: Tensor) -> None:
-        width = logits_QrW.shape[2]
-        scores_KP = self._scores_KHW.flatten(1)[:, rows.start * width : rows.stop * width]
-        torch.mm(self._weights_KQ, logits_QrW.sigmoid_().flatten(1), out=scores_KP)
 
     def put(self, rows: slice, scores_KrW: Tensor) -> None:
         self._scores_KHW[:, rows] = scores_KrW

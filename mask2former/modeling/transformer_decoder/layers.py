@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..inference_layers import inference_linear
+from ..inference_layers import inference_feed_forward, inference_linear
 
 __all__ = ["MLP", "CrossAttentionLayer", "FeedForwardLayer", "MultiheadAttention", "SelfAttentionLayer", "clip_tokens"]
 
@@ -111,7 +111,7 @@ class FeedForwardLayer(nn.Module):
     def forward(self, query_BQC: Tensor) -> Tensor:
         """(B, Q, C) -> (B, Q, C)."""
         content_BQC = self.norm(query_BQC) if self.pre_norm else query_BQC
-        update_BQC = self.linear2(F.relu(self.linear1(content_BQC)))
+        update_BQC = inference_feed_forward(content_BQC, self.linear1, self.linear2)
         return query_BQC + update_BQC if self.pre_norm else self.norm(query_BQC + update_BQC)
 
 

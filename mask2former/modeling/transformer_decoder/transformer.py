@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..inference_layers import inference_feed_forward
 from .layers import MultiheadAttention
 
 __all__ = ["Transformer", "TransformerDecoder", "TransformerEncoder"]
@@ -41,7 +41,7 @@ class _Layer(nn.Module):
         return norm(tokens + self.dropout(block(tokens)))
 
     def _feed_forward(self, tokens: Tensor) -> Tensor:
-        return self.linear2(self.dropout(F.relu(self.linear1(tokens))))
+        return inference_feed_forward(tokens, self.linear1, self.linear2, self.dropout)
 
     def _attend_to_itself(self, tokens: Tensor, position: Tensor) -> Tensor:
         located = tokens + position
