@@ -45,9 +45,9 @@ class MaskLogits(NamedTuple):
         """All logits, (..., B, Q, T, h, w)."""
         embeddings_BQC = self.embeddings.movedim(-3, 0).flatten(1, -2)
         logits_BQS = inference_products(embeddings_BQC, _rows(self.features))
-        num_frames, _, height, width = self.features.shape[1:]
-        shape = (*self.embeddings.shape[:-3], self.embeddings.shape[-2])
-        return logits_BQS.view(-1, *shape, num_frames, height, width).movedim(0, -5)
+        num_clips, num_frames, _, height, width = self.features.shape
+        shape = (num_clips, *self.embeddings.shape[:-3], self.embeddings.shape[-2], num_frames, height, width)
+        return logits_BQS.view(shape).movedim(0, -5)
 
     def resized(self, size: tuple[int, int]) -> MaskLogits:
         """The same masks bilinearly resized to `size` = (height, width).
