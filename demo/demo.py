@@ -14,6 +14,8 @@ import argparse
 import logging
 import os
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -265,9 +267,16 @@ def write_frames(
 ) -> int:
     """Writes drawing and objects of every frame; files are complete also when the video breaks off or is stopped."""
     outputs = [output for output in (writer, tracks) if output is not None]
+    # A camera's frames come when the network is ready for them, and are to be seen when they were taken.
+    times: deque[float] = deque()
+    if args.webcam:
+        frames = timed(frames, times)
 
     def write(result: FrameResult) -> None:
-        if writer is not None:
+        seconds = times.popleft() if args.webcam else None
+        if isinstance(writer, VideoWriter):
+            writer.write(drawn(result, args), seconds)
+        elif writer is not None:
             writer.write(drawn(result, args))
         if tracks is not None:
             tracks.write(result.segmentation)
@@ -287,6 +296,13 @@ def write_frames(
         return 1
     print(kept())
     return 0
+
+
+def timed(frames: Frames, times: deque[float]) -> Iterator[Picture]:
+    """The frames; the time of each, in seconds, is put into `times`."""
+    for frame in frames:
+        times.append(time.monotonic())
+        yield frame
 
 
 def show_frames(args: argparse.Namespace, frames: Frames, num_frames: int | None, predictor: Predictor) -> int:

@@ -111,9 +111,10 @@ def encode_rows(bits_HB: NDArray[np.uint8], width: int) -> dict[str, Any]:
     # the column to the left. A machine word is looked at before its bits: few have any.
     changed = np.zeros(-(-height * num_bytes // 8) * 8, dtype=np.uint8)
     changed_HB = changed[: height * num_bytes].reshape(height, num_bytes)
-    np.bitwise_xor(bits_HB[1:], bits_HB[:-1], out=changed_HB[1:])
-    np.bitwise_xor(bits_HB[0], bits_HB[-1] >> 1, out=changed_HB[0])
-    changed_HB[0, 1:] ^= bits_HB[-1, :-1] << 7
+    if height > 0:
+        np.bitwise_xor(bits_HB[1:], bits_HB[:-1], out=changed_HB[1:])
+        np.bitwise_xor(bits_HB[0], bits_HB[-1] >> 1, out=changed_HB[0])
+        changed_HB[0, 1:] ^= bits_HB[-1, :-1] << 7
     words = changed.view(np.uint64)
     words_with_any = np.flatnonzero(words)
     bits = np.flatnonzero(np.unpackbits(words[words_with_any].view(np.uint8)).view(bool))

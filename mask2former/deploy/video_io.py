@@ -148,20 +148,34 @@ class VideoWriter:
             raise FileExistsError(f"{path} exists and is not overwritten; choose another output or remove it")
         self.num_frames = 0
         self._fps = Fraction(fps).limit_denominator(65535)
+        self._first_seconds: float | None = None
+        self._last_place = -1
         self._size: tuple[int, int] | None = None
         self._container: av.container.OutputContainer | None = None
 
-    def write(self, frame: NDArray[np.uint8]) -> None:
-        """Appends a frame, (H, W, 3) uint8 RGB, of the same size as the first one."""
+    def write(self, frame: NDArray[np.uint8], seconds: float | None = None) -> None:
+        """Appends a frame.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB, of the same size as the first one.
+            seconds: when it was taken, on a clock of which only differences count, rounded to frames per second; None:
+                right after the frame before it. All frames of a file have times, or none has.
+        """
         size = (frame.shape[0], frame.shape[1])
         if self._size is None:
-            self._open(size)
+            self._open(size, has_times=seconds is not None)
         if size != self._size:
             raise ValueError(f"frame {self.num_frames} for {self.path} is {size}, but the first one was {self._size}")
         # The color format of H.264 halves both sides: odd ones get a copy of their last row or column.
         even = np.pad(frame, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
         assert self._container is not None, "opened with the first frame"
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")))
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+        if seconds is not None:
+            self._first_seconds = seconds if self._first_seconds is None else self._first_seconds
+            place = round((seconds - self._first_seconds) * float(self._fps))
+            picture.pts = self._last_place = max(place, self._last_place + 1)
+            picture.time_base = 1 / self._fps
+        self._container.mux(self._stream.encode(picture))
         self.num_frames += 1
 
     def __enter__(self) -> VideoWriter:
@@ -179,7 +193,7 @@ class VideoWriter:
             finally:
                 container.close()
 
-    def _open(self, size: tuple[int, int]) -> None:
+    def _open(self, size: tuple[int, int], *, has_times: bool) -> None:
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         if codec != "libx264":
             _logger.warning(f"this FFmpeg has no H.264 encoder: {self.path} is MPEG-4, which browsers do not play")
@@ -195,7 +209,8 @@ class VideoWriter:
         stream.pix_fmt = "yuv420p"
         stream.gop_size = max(1, round(self._fps * _SECONDS_BETWEEN_KEY_FRAMES))
         if codec == "libx264":
-            stream.options = {"crf": "20", "preset": "veryfast"}
+            # Frames predicted from later ones would put off the start by the time between the first frames.
+            stream.options = {"crf": "20", "preset": "veryfast", **({"bf": "0"} if has_times else {})}
         else:
             stream.bit_rate = 8 * size[0] * size[1]
         self._stream, self._size = stream, size

@@ -61,12 +61,14 @@ def joined_frames(shapes: Sequence[FrameShape], size: tuple[int, int]) -> Track:
 
 
 def _compressed_counts(shape: FrameShape, size: tuple[int, int]) -> str | bytes:
+    shape = shape or []
     if isinstance(shape, Mapping) and tuple(shape["size"]) != tuple(size):
         raise ValueError(f"a mask has (height, width) {tuple(shape['size'])}, the frames of its video {tuple(size)}")
-    rle = to_rle(shape or [], size)
-    counts: str | bytes | list[int] = rle["counts"]
+    counts: str | bytes | list[int] = to_rle(shape, size)["counts"]
     if isinstance(counts, (str, bytes)):
         return counts
+    if any(not 0 <= count <= size[0] * size[1] for count in counts):
+        raise ValueError(f"run lengths are damaged: they do not fill {size[0]}x{size[1]} pixels")
     compressed: bytes = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
     return compressed
 

@@ -184,7 +184,7 @@ def inference_feed_forward(
 ) -> Tensor:
     """linear2(dropout(relu(linear1(x)))): (..., in_features) -> (..., out_features)."""
     drops = dropout is not None and dropout.training and dropout.p > 0
-    # What has taken the place of a linear map (quantized, with an adapter) is called as it is.
+    # What has taken the place of a linear map (quantized, with an adapter, hooks or pruned) is called as it is.
     if _is_plain(linear1) and _is_plain(linear2) and not drops and is_fused_in_training(x, linear1.weight):
         return fused_feed_forward(x, linear1.weight, linear1.bias, linear2.weight, linear2.bias)
     inner = linear1(x, relu=True) if type(linear1) is InferenceLinear else F.relu(linear1(x))
@@ -192,7 +192,8 @@ def inference_feed_forward(
 
 
 def _is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
-    return type(linear) in (nn.Linear, InferenceLinear)
+    hooks = (linear._forward_hooks, linear._forward_pre_hooks, linear._backward_hooks, linear._backward_pre_hooks)
+    return type(linear) in (nn.Linear, InferenceLinear) and not any(hooks) and "forward" not in vars(linear)
 
 
 def _dense(weight: Tensor) -> Tensor:
@@ -202,7 +203,7 @@ def _dense(weight: Tensor) -> Tensor:
 
 def inference_products(x_BRC: Tensor, y_BNC: Tensor) -> Tensor:
     """Dot products of R with N vectors in each of B batches, (B, R, N); see `inference_linear`."""
-    if x_BRC.device.type != "cpu" or torch.compiler.is_compiling():
+    if x_BRC.device.type != "cpu" or torch.compiler.is_compiling() or not len(x_BRC):
         return torch.bmm(x_BRC, y_BNC.transpose(1, 2))
     products_B = [inference_linear(x_RC, y_NC, None) for x_RC, y_NC in zip(x_BRC, y_BNC, strict=True)]
     return products_B[0].unsqueeze(0) if len(products_B) == 1 else torch.stack(products_B)

@@ -91,7 +91,7 @@ class MaskLogits(NamedTuple):
         embeddings_RC = self.embeddings[..., clip, :, :][rows]
         num_frames, _, height, width = self.features.shape[1:]
         logits_RS = inference_products(embeddings_RC.unsqueeze(0), _rows(self.features[clip : clip + 1])).squeeze(0)
-        return logits_RS.view(-1, num_frames, height, width)
+        return logits_RS.view(len(embeddings_RC), num_frames, height, width)
 
     def layer(self, index: int) -> MaskLogits:
         """The masks of one prediction layer, (B, Q, T, h, w); needs embeddings (L, B, Q, C)."""

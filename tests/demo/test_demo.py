@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -332,6 +334,19 @@ def test_the_camera_can_be_written_to_a_file(run, demo, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "camera_frames", lambda: iter([np.zeros((48, 64, 3), dtype=np.uint8)] * 3))
     assert run("--webcam", "--output", tmp_path / "out") == 0
     assert num_frames(tmp_path / "out" / "webcam.mp4") == 3
+
+
+def test_a_recording_of_the_camera_lasts_as_long_as_it_took(run, demo, tmp_path, monkeypatch):
+    def slow_camera():
+        for _ in range(3):
+            yield np.zeros((48, 64, 3), dtype=np.uint8)
+            time.sleep(0.5)
+
+    monkeypatch.setattr(demo, "camera_frames", slow_camera)
+    assert run("--webcam", "--output", tmp_path / "webcam.mp4") == 0
+    with av.open(str(tmp_path / "webcam.mp4")) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times[0] == 0 and times[2] >= 1
 
 
 @pytest.mark.parametrize(

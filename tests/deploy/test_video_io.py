@@ -30,6 +30,16 @@ def write(path, frames, fps=10):
     return path
 
 
+def test_frames_are_seen_when_they_were_taken(tmp_path):
+    path = tmp_path / "video.mp4"
+    with VideoWriter(path, 10) as writer:
+        for frame, seconds in zip(gray_frames(4), [7.0, 7.01, 8.5, 9.0], strict=True):
+            writer.write(frame, seconds)
+    with av.open(str(path)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times == pytest.approx([0, 0.1, 1.5, 2.0])
+
+
 def with_index_first(path, target):
     """Copies a video so that its index comes before the frames, as files made for streaming have it."""
     with av.open(str(path)) as source, av.open(str(target), "w", container_options={"movflags": "faststart"}) as copy:

@@ -25,6 +25,11 @@ def test_no_masks_give_no_run_lengths():
     assert encode_masks(torch.zeros(0, 7, 5, dtype=torch.bool)) == []
 
 
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+def test_masks_without_pixels_have_run_lengths(size):
+    assert encode_masks(torch.zeros(1, *size, dtype=torch.bool)) == [{"size": list(size), "counts": "0"}]
+
+
 def test_masks_must_be_a_stack():
     with pytest.raises(ValueError, match=r"must be \(N, H, W\), got shape \(7, 5\)"):
         encode_masks(torch.zeros(7, 5, dtype=torch.bool))

@@ -49,5 +49,6 @@ def test_masks_of_another_size_than_the_video_are_refused() -> None:
 
 def test_run_lengths_that_do_not_fill_a_frame_are_refused() -> None:
     whole = encode(np.ones((4, 3), dtype=bool))
-    with pytest.raises(ValueError, match="run lengths are damaged: they do not fill 4x3 pixels"):
-        joined_frames([whole, {"size": [4, 3], "counts": [5, 2]}], (4, 3))
+    for counts in ([5, 2], [-1, 13], [2**40, 1]):
+        with pytest.raises(ValueError, match="run lengths are damaged: they do not fill 4x3 pixels"):
+            joined_frames([whole, {"size": [4, 3], "counts": counts}], (4, 3))

@@ -115,7 +115,14 @@ def test_what_takes_the_place_of_a_linear_map_is_called() -> None:
     torch.testing.assert_close(inference_feed_forward(x, linear1, linear2), expected)
 
 
-@pytest.mark.parametrize("batches", [1, 3])
+def test_hooks_of_a_linear_map_are_called() -> None:
+    linear1, linear2, seen = InferenceLinear(3, 8), torch.nn.Linear(8, 3), []
+    linear1.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    inference_feed_forward(random_normal(0, 2, 3), linear1, linear2)
+    assert seen == [(2, 8)]
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
 def test_products_of_batches_and_of_parts_of_a_matrix(batches: int) -> None:
     leaves = _leaves(x=(batches, 5, 4), y=(batches, 4, 9))
     parts = leaves["y"][..., 2:8].transpose(1, 2)
