@@ -14,7 +14,7 @@ from mask2former.modeling.point_losses import (
     point_losses,
     point_losses_reference,
 )
-from mask2former.modeling.point_sampling import runs_cpp, uniform_points
+from mask2former.modeling.point_sampling import runs_cpp, sample_masks, uniform_points
 from tests.golden import golden, random_normal
 from tests.modeling.fixed_points import fixed_points
 
@@ -124,6 +124,34 @@ def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
 
 
 @needs_cpp
+def test_over_many_draws_losses_are_those_of_maps_that_draw_their_own_points() -> None:
+    num_maps, num_draws = 4, 300
+    maps = F.interpolate(4 * random_normal(1, 1, num_maps, 4, 4), (16, 16), mode="bilinear")[0]
+    masks = F.interpolate(random_normal(2, 1, num_maps, 5, 5), (64, 64), mode="bilinear")[0] > 0
+    torch.manual_seed(0)
+
+    def drawn(maps_of_a_draw: slice, share: float) -> Tensor:
+        at = draw_clip_points(
+            NUM_POINTS, oversample_ratio=3.0, importance_sample_ratio=share, draw_points=uniform_points, device=CPU
+        )
+        chosen, values = maps[maps_of_a_draw], sample_masks(masks[maps_of_a_draw], at.points)
+        return point_losses(chosen, at, values, torch.arange(len(chosen)))
+
+    def mean_and_error(draws: list[Tensor]) -> tuple[Tensor, Tensor]:
+        stacked = torch.stack(draws).double()
+        return stacked.mean(dim=0), stacked.std(dim=0) / num_draws**0.5
+
+    shared, error = mean_and_error([drawn(slice(None), 0.75) for _ in range(num_draws)])
+    own, own_error = mean_and_error(
+        [torch.cat([drawn(slice(m, m + 1), 0.75) for m in range(num_maps)], dim=1) for _ in range(num_draws)]
+    )
+    uniform, _ = mean_and_error([drawn(slice(None), 0.0) for _ in range(num_draws)])
+    bounds = 4 * (error**2 + own_error**2).sqrt()
+    assert (bounds < 0.1 * own).all(), "noise would hide a difference"
+    assert ((shared - own).abs() < bounds).all()
+    assert ((uniform - own).abs() > bounds).all(), "another way of choosing points has other losses"
+
+
 def test_a_target_that_does_not_exist_is_refused() -> None:
     at = _points()
     with pytest.raises(RuntimeError, match="target must index the 2 rows of values"):
