@@ -1,0 +1,171 @@
+"""The whole model on a GPU: it says what it says on a CPU, and does not make the host wait for it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import Tensor
+
+from mask2former import MaskFormer
+from mask2former.config import load_config
+from mask2former.modeling.pixel_decoder.ops import backends
+from tests.golden import CONFIGS, fill_deterministically, picture
+from tests.tiny_model import gradients, tiny_model, tiny_sample
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+TEST = "MODEL.MASK_FORMER.TEST"
+ON_GPU = ("MODEL.DEVICE", "cuda")
+BACKENDS = [backends.REFERENCE, "cuda", "triton"]
+SAMPLES = [tiny_sample(num_targets=3, seed=seed, size=size) for seed, size in enumerate([(64, 64), (40, 61)])]
+
+
+@pytest.fixture(autouse=True)
+def exact_float32() -> Iterator[None]:
+    """Matrix units round float32 to 10 bits otherwise."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.fixture(params=BACKENDS)
+def operator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Deformable attention runs through each implementation in turn."""
+    if request.param not in backends.available_backends():
+        pytest.skip(f"{request.param} is not available")
+    monkeypatch.setenv(backends.VARIABLE, request.param)
+    backends.forget_choices()
+    yield request.param
+    monkeypatch.undo()
+    backends.forget_choices()
+
+
+@pytest.fixture(scope="module")
+def published_model() -> MaskFormer:
+    """COCO panoptic R50 with the weights of the golden figures, on the CPU."""
+    config_file = CONFIGS / "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
+    thresholds = [f"{TEST}.OBJECT_MASK_THRESHOLD", "0.0", f"{TEST}.OVERLAP_THRESHOLD", "0.3"]
+    model = build_model(load_config(config_file, ["MODEL.DEVICE", "cpu", *thresholds]))
+    fill_deterministically(model)
+    return model.eval()
+
+
+def _host(value: Any) -> Tensor:
+    return torch.as_tensor(value).detach().float().cpu()
+
+
+def _difference(found: Any, expected: Any) -> float:
+    found, expected = _host(found), _host(expected)
+    return float((found - expected).norm() / expected.norm())
+
+
+@torch.inference_mode()
+def test_the_published_model_gives_the_results_of_the_cpu(published_model: MaskFormer, operator: str) -> None:
+    batch = [{"image": picture(21, (80, 112)), "height": 60, "width": 90}, {"image": picture(22, (100, 70))}]
+    on_gpu = copy.deepcopy(published_model).cuda()
+    for found, expected in zip(on_gpu(batch), published_model(batch), strict=True):
+        assert all(tensor.is_cuda for tensor in (found["sem_seg"], found["panoptic_seg"][0], found["instances"].scores))
+        assert _difference(found["sem_seg"], expected["sem_seg"]) < 1e-3
+        assert [info["category_id"] for info in found["panoptic_seg"][1]] == [
+            info["category_id"] for info in expected["panoptic_seg"][1]
+        ]
+        # A pixel whose two best segments are equal to rounding may go to either.
+        assert (found["panoptic_seg"][0].cpu() != expected["panoptic_seg"][0]).float().mean() < 1e-3
+        assert _difference(found["instances"].scores, expected["instances"].scores) < 1e-4
+        assert torch.equal(found["instances"].pred_classes.cpu(), expected["instances"].pred_classes)
+        masks, expected_masks = (result["instances"].pred_masks.cpu() for result in (found, expected))
+        assert (masks != expected_masks).float().mean() < 1e-3
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.03), ("fp16", 0.005)])
+def test_half_precision_is_near_float32(precision: str, tolerance: float, operator: str) -> None:
+    plain, half = (tiny_model(*ON_GPU, f"{TEST}.PRECISION", name).eval() for name in ("fp32", precision))
+    for found, expected in zip(half.predict(SAMPLES), plain.predict(SAMPLES), strict=True):
+        assert found.class_logits.dtype == found.masks.features.dtype == torch.float32
+        assert 0 < _difference(found.masks.features, expected.masks.features) < tolerance
+    assert all(result["sem_seg"].isfinite().all() for result in half(SAMPLES))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_network_never_waits_for_the_gpu(precision: str) -> None:
+    model = tiny_model(*ON_GPU, f"{TEST}.PRECISION", precision).eval()
+    model.predict(SAMPLES)  # constants of these sizes are made
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model.predict(SAMPLES)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@torch.inference_mode()
+def test_results_of_a_picture_wait_for_the_gpu_a_few_times_at_most() -> None:
+    """Which segments there are decides what is resized, and how they are described: the host has to know."""
+    model = tiny_model(*ON_GPU).eval()
+    model(SAMPLES)
+    assert _waits(lambda: model(SAMPLES)) <= 6 * len(SAMPLES)
+
+
+def test_losses_and_gradients_are_those_of_the_cpu(operator: str) -> None:
+    cpu, gpu = tiny_model().train(), tiny_model(*ON_GPU).train()
+    expected, found = cpu(SAMPLES), gpu(SAMPLES)
+    assert found.keys() == expected.keys()
+    for name, loss in expected.items():
+        assert found[name].item() == pytest.approx(loss.item(), rel=1e-4), name
+    for losses in (expected, found):
+        sum(losses.values()).backward()
+    of_gpu = gradients(gpu)
+    for name, gradient in gradients(cpu).items():
+        scale = gradient.norm().clamp(min=1e-3)
+        assert (of_gpu[name].cpu() - gradient).norm() / scale < 1e-2, name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_training_step_under_autocast_is_near_float32(dtype: torch.dtype) -> None:
+    model = tiny_model(*ON_GPU).train()
+    expected = sum(model(SAMPLES).values()).item()
+    with torch.autocast("cuda", dtype=dtype):
+        losses = model(SAMPLES)
+    total = sum(losses.values())
+    assert total.item() == pytest.approx(expected, rel=0.05)
+    total.backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+
+
+def test_a_training_step_waits_once_for_the_costs_of_the_matcher() -> None:
+    model = tiny_model(*ON_GPU).train()
+    samples = [{"image": sample["image"], "instances": sample["instances"].to("cuda")} for sample in SAMPLES]
+    sum(model(samples).values()).backward()
+    assert _waits(lambda: sum(model(samples).values()).backward()) <= 1
+
+
+def test_compiled_for_a_gpu_equals_eager() -> None:
+    small = ("MODEL.MASK_FORMER.DEC_LAYERS", 2)
+    torch.compiler.reset()
+    eager, compiled = (tiny_model(*ON_GPU, *small, "MODEL.COMPILE", on).eval() for on in (False, True))
+    for size in ((64, 96), (96, 160)):
+        with torch.inference_mode():
+            (expected,), (found,) = (model.predict([tiny_sample(size=size)]) for model in (eager, compiled))
+        assert _difference(found.class_logits, expected.class_logits) < 1e-3
+        assert _difference(found.masks.features, expected.masks.features) < 1e-3
+
+
+def _waits(function: Any) -> int:
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            function()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    found = [warning for warning in caught if "synchronizing CUDA operation" in str(warning.message)]
+    print(*(f"{warning.filename}:{warning.lineno}" for warning in found), sep="\n")
+    return len(found)
