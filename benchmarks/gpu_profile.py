@@ -20,7 +20,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from mask2former.benchmark import DTYPES, Workload, check_device
@@ -83,7 +82,7 @@ def profiled(side: OurInference | OurTraining, calls: int) -> tuple[Counter[str]
         torch.cuda.synchronize()
     kernels: Counter[str] = Counter()
     for event in recorded.events():
-        if event.device_type == DeviceType.CUDA:
+        if event.device_type.name == "CUDA":
             kernels[event.name] += event.self_device_time_total / 1000 / calls
     return kernels, milliseconds
 
