@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             precision=precision,
         )
         side = (OurTraining if args.training else OurInference)(cfg, workload)
-        side.stopwatch.times_stages = False
+        side.time_stages(False)
         for _ in range(3):
             side.run()
         kernels, seconds = profiled(side, args.calls)

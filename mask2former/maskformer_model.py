@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .modeling.backbone.resnet_checkpointing import checkpoint_blocks
 from .modeling.compilation import compile_network
 from .modeling.criterion import LossNormalizer, SetCriterion
+from .modeling.cuda_graphs import CudaGraphs
 from .modeling.inference_layers import use_inference_layers
 from .modeling.inference_precision import inference_dtype
 from .modeling.masks import MaskLogits
@@ -83,6 +84,7 @@ class MaskFormer(nn.Module):
         inference_dtype: torch.dtype | None = None,
         is_video: bool = False,
         compiled: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         """Args:
         backbone: images (N, 3, H, W) -> maps by name.
@@ -104,6 +106,7 @@ class MaskFormer(nn.Module):
         inference_dtype: of autocast while the network runs in inference; None leaves that to the caller.
         is_video: inference takes one clip and gives its instances instead of the results of images.
         compiled: see `compile_network`.
+        cuda_graphs: see `CudaGraphs`; not together with `compiled`, which launches kernels of its own.
         """
         super().__init__()
         for key, value, allowed in (
@@ -146,6 +149,9 @@ class MaskFormer(nn.Module):
         self.memory_budget_mb = memory_budget_mb
         self.inference_dtype = inference_dtype
         self.is_video = is_video
+        #: Whether inference on a GPU replays recordings of the network.
+        self.uses_cuda_graphs = cuda_graphs and not compiled
+        self._cuda_graphs = CudaGraphs()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -186,6 +192,7 @@ class MaskFormer(nn.Module):
             "instance_output": node.TEST.INSTANCE_OUTPUT,
             "memory_budget_mb": node.TEST.MEMORY_BUDGET_MB,
             "compiled": cfg.MODEL.COMPILE,
+            "cuda_graphs": cfg.MODEL.CUDA_GRAPHS,
             "inference_dtype": inference_dtype(node.TEST.PRECISION, torch.device(cfg.MODEL.DEVICE).type),
         }
 
@@ -233,15 +240,33 @@ class MaskFormer(nn.Module):
             )
         with self._inference_autocast():
             pixels = images.tensor.contiguous(memory_format=self._memory_format())
-            class_logits_LBQK, masks = self.sem_seg_head.predict(self.backbone(pixels), num_frames=num_frames)
+            class_logits_BQK, masks = self._run_network(pixels, num_frames)
         predictions = []
         for index, sample in enumerate(batched_inputs):
             image_size = _size(_frames(sample)[0])
             output_size = (int(sample.get("height", image_size[0])), int(sample.get("width", image_size[1])))
             sizes = MaskSizes(_size(images.tensor), image_size, output_size)
-            masks_of_image = MaskLogits(masks.embeddings[-1:, index].float(), masks.features[index : index + 1].float())
-            predictions.append(ImagePrediction(class_logits_LBQK[-1, index].float(), masks_of_image, sizes))
+            masks_of_image = MaskLogits(*(factor[index : index + 1].float() for factor in masks))
+            predictions.append(ImagePrediction(class_logits_BQK[index].float(), masks_of_image, sizes))
         return predictions
+
+    def _run_network(self, pixels: Tensor, num_frames: int) -> tuple[Tensor, MaskLogits]:
+        """Class logits (B, Q, K + 1) and masks of the last layer."""
+
+        def network(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            class_logits_LBQK, masks = self.sem_seg_head.predict(self.backbone(pixels), num_frames=num_frames)
+            return class_logits_LBQK[-1], *masks.layer(-1)
+
+        if self.uses_cuda_graphs:
+            class_logits_BQK, *masks = self._cuda_graphs.run(self, network, pixels, num_frames)
+        else:
+            class_logits_BQK, *masks = network(pixels)
+        return class_logits_BQK, MaskLogits(*masks)
+
+    def train(self, mode: bool = True) -> MaskFormer:
+        """As of every module; what was remembered of the weights is forgotten, however they were changed."""
+        self._cuda_graphs.clear()
+        return super().train(mode)
 
     def inference(self, class_logits: Tensor, masks: MaskLogits, sizes: MaskSizes) -> dict[str, Any]:
         """The configured results of one image.

@@ -78,10 +78,16 @@ def test_the_published_model_gives_the_results_of_the_cpu(published_model: MaskF
         ]
         # A pixel whose two best segments are equal to rounding may go to either.
         assert (found["panoptic_seg"][0].cpu() != expected["panoptic_seg"][0]).float().mean() < 1e-3
+        # Of nearly equal scores either may come first.
         assert _difference(found["instances"].scores, expected["instances"].scores) < 1e-4
-        assert torch.equal(found["instances"].pred_classes.cpu(), expected["instances"].pred_classes)
-        masks, expected_masks = (result["instances"].pred_masks.cpu() for result in (found, expected))
-        assert (masks != expected_masks).float().mean() < 1e-3
+        classes, expected_classes = (
+            result["instances"].pred_classes.bincount().tolist() for result in (found, expected)
+        )
+        assert classes == expected_classes
+        areas, expected_areas = (
+            result["instances"].pred_masks.sum(dim=(1, 2)).sort().values for result in (found, expected)
+        )
+        assert _difference(areas, expected_areas) < 1e-3
 
 
 @torch.inference_mode()
@@ -96,9 +102,49 @@ def test_half_precision_is_near_float32(precision: str, tolerance: float, operat
 
 @torch.inference_mode()
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_recorded_network_gives_the_same_bits(precision: str) -> None:
+    recorded, plain = (
+        tiny_model(*ON_GPU, f"{TEST}.PRECISION", precision, "MODEL.CUDA_GRAPHS", on).eval() for on in (True, False)
+    )
+    sizes = [(64, 64), (64, 64), (96, 64), (64, 64), (96, 64), (96, 64), (64, 64)]
+    for seed, size in enumerate(sizes):
+        samples = [tiny_sample(seed=seed, size=size)]
+        for found, expected in zip(recorded.predict(samples), plain.predict(samples), strict=True):
+            assert torch.equal(found.class_logits, expected.class_logits)
+            assert torch.equal(found.masks.features, expected.masks.features)
+            assert torch.equal(found.masks.embeddings, expected.masks.embeddings)
+    assert len(recorded._cuda_graphs._recordings) == 2
+    assert not plain._cuda_graphs._recordings
+
+
+@torch.no_grad()
+def test_a_recording_ends_when_weights_change_or_hooks_come() -> None:
+    model = tiny_model(*ON_GPU).eval()
+    samples = [tiny_sample()]
+    for _ in range(3):
+        before = model.predict(samples)[0].class_logits
+    assert len(model._cuda_graphs._recordings) == 1
+    model.sem_seg_head.predictor.class_embed.bias.add_(1)
+    for _ in range(3):
+        after = model.predict(samples)[0].class_logits
+        torch.testing.assert_close(after, before + 1, rtol=1e-4, atol=1e-4)
+    calls = []
+    hook = model.backbone.register_forward_hook(lambda *arguments: calls.append(arguments))
+    model.predict(samples)
+    hook.remove()
+    assert len(calls) == 1
+    with torch.enable_grad():
+        assert model.predict(samples)[0].class_logits.requires_grad
+    duplicate = copy.deepcopy(model)
+    assert not duplicate._cuda_graphs._recordings
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_network_never_waits_for_the_gpu(precision: str) -> None:
     model = tiny_model(*ON_GPU, f"{TEST}.PRECISION", precision).eval()
-    model.predict(SAMPLES)  # constants of these sizes are made
+    for _ in range(3):  # constants of these sizes are made, the network is recorded
+        model.predict(SAMPLES)
     torch.cuda.set_sync_debug_mode("error")
     try:
         model.predict(SAMPLES)
@@ -110,7 +156,8 @@ def test_the_network_never_waits_for_the_gpu(precision: str) -> None:
 def test_results_of_a_picture_wait_for_the_gpu_a_few_times_at_most() -> None:
     """Which segments there are decides what is resized, and how they are described: the host has to know."""
     model = tiny_model(*ON_GPU).eval()
-    model(SAMPLES)
+    for _ in range(3):
+        model(SAMPLES)
     assert _waits(lambda: model(SAMPLES)) <= 6 * len(SAMPLES)
 
 

@@ -78,7 +78,7 @@ def benchmark(
 def _calls(sides: dict[str, Metering], repetitions: Iterator[int]) -> dict[str, list[dict[str, float]]]:
     """Seconds of the stages of every call; the first one of each side is not among them."""
     for side in sides.values():
-        side("seconds")
+        side("warm_up")
     calls: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for repetition in repetitions:
         # Neither side always runs first.

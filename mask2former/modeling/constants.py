@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 
-__all__ = ["cached_constant"]
+__all__ = ["cached_constant", "used_constants"]
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+_users: list[list[Any]] = []
 
 
 def cached_constant(max_entries: int) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
@@ -32,8 +35,22 @@ def cached_constant(max_entries: int) -> Callable[[Callable[Arguments, Result]],
         def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             if torch.compiler.is_compiling():  # tracing must see the arithmetic and must not leave fake tensors behind
                 return function(*args, **kwargs)
-            return remembered(*args, **kwargs)
+            result = remembered(*args, **kwargs)
+            for user in _users:
+                user.append(result)
+            return result
 
         return call
 
     return decorate
+
+
+@contextmanager
+def used_constants() -> Iterator[list[Any]]:
+    """Collects what is asked for meanwhile, for those who need it longer than it is remembered."""
+    used: list[Any] = []
+    _users.append(used)
+    try:
+        yield used
+    finally:
+        _users.remove(used)

@@ -112,11 +112,12 @@ class PanopticResult:
         owner_rW = masks_SrW.mul_(self._claims_S11).max(dim=0).indices
         painted_rW = inside_SrW.gather(0, owner_rW.unsqueeze(0)).squeeze(0)
         # Areas are counted in integers: exact, and independent of the blocks and of the order of addition.
-        owner_P, painted_P = owner_rW.flatten(), painted_rW.flatten().long()
-        areas_3S = torch.zeros(3, len(logits_SrW), dtype=torch.int64, device=logits_SrW.device)
-        areas_3S[0].scatter_add_(0, owner_P, torch.ones_like(owner_P))
-        areas_3S[1].scatter_add_(0, owner_P, painted_P)
-        areas_3S[2] = inside_SrW.view(torch.uint8).flatten(1).sum(dim=1, dtype=torch.int32)
+        # Row by row first: a GPU's additions to the same number wait for one another.
+        areas_2rS = torch.zeros(2, *owner_rW.shape[:1], len(logits_SrW), dtype=torch.int32, device=logits_SrW.device)
+        areas_2rS[0].scatter_add_(1, owner_rW, torch.ones_like(owner_rW, dtype=torch.int32))
+        areas_2rS[1].scatter_add_(1, owner_rW, painted_rW.int())
+        mask_areas_S = inside_SrW.view(torch.uint8).flatten(1).sum(dim=1, dtype=torch.int32)
+        areas_3S = torch.cat([areas_2rS.sum(dim=1, dtype=torch.int64), mask_areas_S.long().unsqueeze(0)])
         self._areas_3S[rows.start] = areas_3S
         self._map_HW[rows] = (owner_rW + 1) * painted_rW
 

@@ -10,8 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..constants import cached_constant
+
 __all__ = ["Axis", "MaskSizes", "Resizing", "RowStream", "resized_to_output", "resizing"]
 
+MAX_REMEMBERED = 2**20  # entries of a matrix that is kept for pictures of the same size
 COLUMNS_AT_ONCE = 256  # of the result; few enough that most of the matrix's zeros are left out, many enough for BLAS
 
 
@@ -36,16 +39,24 @@ class Axis(NamedTuple):
 
     @classmethod
     def of(cls, cells: int, padded: int, image: int, output: int, device: torch.device) -> Axis:
-        weights = _resized_line(_resized_line(torch.eye(cells), padded)[:, :image], output).T.contiguous()
-        is_read = (weights != 0).byte()
-        first = is_read.argmax(dim=1)
-        last = cells - is_read.flip(1).argmax(dim=1)
-        return cls(weights.to(device, non_blocking=True), first.tolist(), last.tolist())
+        make = _remembered_axis if cells * output <= MAX_REMEMBERED else _make_axis
+        return make(cells, padded, image, output, device)
 
     @property
     def length(self) -> int:
         """Positions of the output."""
         return len(self.first)
+
+
+def _make_axis(cells: int, padded: int, image: int, output: int, device: torch.device) -> Axis:
+    weights = _resized_line(_resized_line(torch.eye(cells), padded)[:, :image], output).T.contiguous()
+    is_read = (weights != 0).byte()
+    first = is_read.argmax(dim=1)
+    last = cells - is_read.flip(1).argmax(dim=1)
+    return Axis(weights.to(device, non_blocking=True), first.tolist(), last.tolist())
+
+
+_remembered_axis = cached_constant(max_entries=32)(_make_axis)
 
 
 def _resized_line(lines: Tensor, length: int) -> Tensor:

@@ -8,13 +8,25 @@ before) its block.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..inference_layers import inference_feed_forward, inference_linear
 
-__all__ = ["MLP", "CrossAttentionLayer", "FeedForwardLayer", "MultiheadAttention", "SelfAttentionLayer", "clip_tokens"]
+__all__ = [
+    "MLP",
+    "CrossAttentionLayer",
+    "FeedForwardLayer",
+    "MultiheadAttention",
+    "SelfAttentionLayer",
+    "attention_by_products",
+    "clip_tokens",
+]
+
+SCORES_AT_ONCE = 2**26  # float32
 
 
 def clip_tokens(maps_NChw: Tensor, num_frames: int) -> Tensor:
@@ -25,8 +37,8 @@ def clip_tokens(maps_NChw: Tensor, num_frames: int) -> Tensor:
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention with the parameters of `torch.nn.MultiheadAttention`, batch first.
 
-    Weights are never materialized (fused kernels) and one boolean mask serves all heads. While training, each weight is
-    dropped with probability `dropout`.
+    Weights are not materialized (fused kernels), but where that is faster, and one boolean mask serves all heads. While
+    training, each weight is dropped with probability `dropout`.
     """
 
     def __init__(self, *, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -55,10 +67,39 @@ class MultiheadAttention(nn.Module):
             for tokens, weight, bias in zip((query_BQC, key_BSC, value_BSC), weights, biases, strict=True)
         )
         mask_B1QS = None if attend_BQS is None else attend_BQS.unsqueeze(1)
-        out_BhQd = F.scaled_dot_product_attention(
-            query_BhQd, key_BhSd, value_BhSd, attn_mask=mask_B1QS, dropout_p=self.dropout if self.training else 0.0
-        )
+        dropout = self.dropout if self.training else 0.0
+        if mask_B1QS is not None and _is_faster_by_products(query_BhQd, dropout):
+            out_BhQd = attention_by_products(query_BhQd, key_BhSd, value_BhSd, mask_B1QS)
+        else:
+            out_BhQd = F.scaled_dot_product_attention(
+                query_BhQd, key_BhSd, value_BhSd, attn_mask=mask_B1QS, dropout_p=dropout
+            )
         return self.out_proj(out_BhQd.transpose(1, 2).flatten(2))
+
+
+def _is_faster_by_products(query_BhQd: Tensor, dropout: float) -> bool:
+    """PyTorch's fused kernel for masks in float32 gives each block of queries and head to one multiprocessor: a hundred
+    queries leave most of a GPU idle while a few go through all pixels.
+    """
+    is_alone = dropout == 0 and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return is_alone and query_BhQd.is_cuda and query_BhQd.dtype == torch.float32
+
+
+def attention_by_products(query_BhQd: Tensor, key_BhSd: Tensor, value_BhSd: Tensor, attend_B1QS: Tensor) -> Tensor:
+    """Masked attention with scores that are written out, of as many clips at once as `SCORES_AT_ONCE` allows.
+
+    Every query must attend to something.
+    """
+    num_heads, num_queries, width = query_BhQd.shape[1:]
+    clips_at_once = max(1, SCORES_AT_ONCE // (num_heads * num_queries * key_BhSd.shape[2]))
+    outs = []
+    for query, key, value, attend in zip(
+        *(tensor.split(clips_at_once) for tensor in (query_BhQd * width**-0.5, key_BhSd, value_BhSd, attend_B1QS)),
+        strict=True,
+    ):
+        scores_bhQS = (query @ key.transpose(2, 3)).masked_fill_(~attend, -math.inf)
+        outs.append(scores_bhQS.softmax(dim=-1) @ value)
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
 class CrossAttentionLayer(nn.Module):

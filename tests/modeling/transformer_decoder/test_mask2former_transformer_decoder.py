@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mask2former.config import load_config
 from mask2former.modeling.masks import MaskLogits
-from mask2former.modeling.transformer_decoder.layers import MultiheadAttention
+from mask2former.modeling.transformer_decoder import layers
+from mask2former.modeling.transformer_decoder.layers import MultiheadAttention, attention_by_products
 from mask2former.modeling.transformer_decoder.mask2former_transformer_decoder import (
     MultiScaleMaskedTransformerDecoder,
     attended_positions,
@@ -42,6 +43,18 @@ def _inputs(frames: int, in_channels: int = HIDDEN) -> tuple[list[Tensor], Tenso
     generator = torch.Generator().manual_seed(1)
     features = [torch.randn(frames, in_channels, s, s + 1, generator=generator) for s in (2, 4, 8)]
     return features, torch.randn(frames, MASK_DIM, 16, 18, generator=generator)
+
+
+@pytest.mark.parametrize("scores_at_once", [1, 2 * 2 * 5 * 30, 10**6])
+def test_attention_by_products_is_attention(monkeypatch: pytest.MonkeyPatch, scores_at_once: int) -> None:
+    monkeypatch.setattr(layers, "SCORES_AT_ONCE", scores_at_once)
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(3, length, 2, 8).transpose(1, 2) for length in (5, 30, 30))
+    attend = torch.rand(3, 1, 5, 30) < 0.3
+    attend[..., 0] = True
+    found = attention_by_products(query, key, value, attend)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attend)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_query_looks_only_inside_its_mask() -> None:
