@@ -48,13 +48,23 @@ def force(monkeypatch):
 
 
 @pytest.fixture(params=[pytest.param("cpp", marks=needs_cpp), *GPU_BACKENDS])
-def compiled(request, force, monkeypatch):
-    """The name of a compiled backend, which is the one in use; new tensors are on its device."""
+def forced(request, force, monkeypatch) -> str:
+    """The name of a compiled backend, which is the one in use."""
     if request.param == "cuda on the host":
         monkeypatch.setitem(backends._LOADERS, "cuda", emulated_cuda)
     force(request.param.split()[0])
-    with torch.device("cuda" if request.param in ("cuda", "triton") else "cpu"):
-        yield request.param
+    return request.param
+
+
+def device_of(name: str) -> torch.device:
+    return torch.device("cuda" if name in ("cuda", "triton") else "cpu")
+
+
+@pytest.fixture
+def compiled(forced):
+    """The same; new tensors are on its device."""
+    with device_of(forced):
+        yield forced
 
 
 @pytest.fixture
@@ -269,6 +279,8 @@ def test_deterministic_gradients_agree_to_the_last_bit_and_with_the_others(gpu_b
 
 
 def test_a_head_may_have_many_points(gpu_backend) -> None:
+    if gpu_backend == "triton":
+        pytest.skip("a matter of the CUDA library: Triton would compile for minutes")
     # More than fit into the shared memory of a full block.
     sizes: Sizes = [(3, 4), (2, 2)]
     for points in (60, 250, 500):
@@ -312,8 +324,10 @@ def test_the_operators_keep_the_promises_of_torch_library(compiled, fused) -> No
     )
 
 
-def test_a_compiled_pixel_decoder_equals_the_eager_one(compiled) -> None:
-    decoder, features = make_decoder(num_layers=1), make_features(batch=1, height=40, width=52)
+def test_a_compiled_pixel_decoder_equals_the_eager_one(forced) -> None:
+    # No `with torch.device`: older versions of torch cannot trace through it.
+    decoder = make_decoder(num_layers=1).to(device_of(forced))
+    features = {name: x.to(device_of(forced)) for name, x in make_features(batch=1, height=40, width=52).items()}
     # Tracing is what the operators must survive; making code of the rest is the business of torch.
     traced = torch.compile(Exportable(decoder), backend="aot_eager", fullgraph=True)
     outcomes = []
