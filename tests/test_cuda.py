@@ -25,6 +25,7 @@ ON_GPU = ("MODEL.DEVICE", "cuda")
 RESNET_18: tuple[Any, ...] = (
     *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.DEPTH", 18),
     *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
+    *("MODEL.BACKBONE.FREEZE_AT", 0),
 )
 BACKENDS = [backends.REFERENCE, "cuda", "triton"]
 SAMPLES = [tiny_sample(num_targets=3, seed=seed, size=size) for seed, size in enumerate([(64, 64), (40, 61)])]
