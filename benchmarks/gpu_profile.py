@@ -26,6 +26,7 @@ from mask2former.benchmark import DTYPES, Workload, check_device
 from mask2former.benchmark.inference import OurInference
 from mask2former.benchmark.training import OurTraining
 from mask2former.config import load_config
+from mask2former.modeling.cuda_graphs import RECORDED_AT
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_CONFIG = ROOT / "configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         side = (OurTraining if args.training else OurInference)(cfg, workload)
         side.time_stages(False)
-        for _ in range(3):
+        for _ in range(RECORDED_AT + 1):
             side.run()
         kernels, seconds = profiled(side, args.calls)
         what = "training step" if args.training else "inference"

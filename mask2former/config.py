@@ -173,8 +173,8 @@ def _add_mask_former_config(cfg: CfgNode) -> None:
 
 def _add_run_config(cfg: CfgNode) -> None:
     cfg.MODEL.COMPILE = False  # new: torch.compile of the network, in training too; takes minutes at the first call
-    # new: on a GPU the network of inference is recorded for each size of pictures that comes twice, and replayed by one
-    # launch; without it the GPU waits for Python where pictures come one by one
+    # new: on a GPU the network of inference is recorded for a size of pictures that has come a few times, and replayed
+    # by one launch; without it the GPU waits for Python where pictures come one by one
     cfg.MODEL.CUDA_GRAPHS = True
     # new: load a checkpoint whose class head has another number of classes and start that head afresh
     cfg.MODEL.WEIGHTS_ALLOW_HEAD_MISMATCH = False

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mask2former import MaskFormer
 from mask2former.config import load_config
+from mask2former.modeling.cuda_graphs import RECORDED_AT
 from mask2former.modeling.pixel_decoder.ops import backends
 from tests.golden import CONFIGS, fill_deterministically, picture
 from tests.tiny_model import gradients, tiny_config, tiny_model, tiny_sample
@@ -118,7 +119,7 @@ def test_a_recorded_network_gives_the_same_bits(precision: str) -> None:
     recorded, plain = (
         tiny_model(*ON_GPU, f"{TEST}.PRECISION", precision, "MODEL.CUDA_GRAPHS", on).eval() for on in (True, False)
     )
-    sizes = [(64, 64), (64, 64), (96, 64), (64, 64), (96, 64), (96, 64), (64, 64)]
+    sizes = [(64, 64), (96, 64)] * (RECORDED_AT + 2)
     for seed, size in enumerate(sizes):
         samples = [tiny_sample(seed=seed, size=size)]
         with torch.inference_mode():
@@ -134,11 +135,11 @@ def test_a_recorded_network_gives_the_same_bits(precision: str) -> None:
 def test_a_recording_ends_when_weights_change_or_hooks_come() -> None:
     model = tiny_model(*ON_GPU).eval()
     samples = [tiny_sample()]
-    for _ in range(3):
+    for _ in range(RECORDED_AT + 1):
         before = model.predict(samples)[0].class_logits
     assert len(model._cuda_graphs._recordings) == 1
     model.sem_seg_head.predictor.class_embed.bias.add_(1)
-    for _ in range(3):
+    for _ in range(RECORDED_AT + 1):
         after = model.predict(samples)[0].class_logits
         torch.testing.assert_close(after, before + 1, rtol=1e-4, atol=1e-4)
     calls = []
@@ -156,7 +157,7 @@ def test_a_recording_ends_when_weights_change_or_hooks_come() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_network_never_waits_for_the_gpu(precision: str) -> None:
     model = tiny_model(*ON_GPU, f"{TEST}.PRECISION", precision).eval()
-    for _ in range(3):  # constants of these sizes are made, the network is recorded
+    for _ in range(RECORDED_AT + 1):  # constants of these sizes are made, the network is recorded
         model.predict(SAMPLES)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -169,7 +170,7 @@ def test_the_network_never_waits_for_the_gpu(precision: str) -> None:
 def test_the_results_of_a_picture_wait_for_the_gpu_once() -> None:
     """When all is decided, and the host has to know which segments there are."""
     model = tiny_model(*ON_GPU).eval()
-    for _ in range(3):
+    for _ in range(RECORDED_AT + 1):
         model(SAMPLES)
     assert _waits(lambda: model(SAMPLES)) == len(SAMPLES)
 

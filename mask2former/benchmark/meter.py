@@ -20,6 +20,7 @@ from mask2former.benchmark.memory import MemoryMeter
 from mask2former.benchmark.sides import Side
 from mask2former.benchmark.training import OurTraining, TransformersTraining
 from mask2former.benchmark.workload import Workload
+from mask2former.modeling.cuda_graphs import RECORDED_AT
 
 __all__ = ["Meter", "Metering", "OwnProcess"]
 
@@ -57,9 +58,9 @@ class Meter:
         return {name: tensor.float().cpu().numpy() for name, tensor in self._side.outputs().items()}
 
     def warm_up(self) -> None:
-        """What only first calls do is done; a GPU's network is recorded when it sees a size for the second time."""
+        """What only first calls do is done, the recording of a GPU's network too."""
         self._side.time_stages(self._side.device.type != "cuda")
-        for _ in range(3 if self._side.device.type == "cuda" else 1):
+        for _ in range(RECORDED_AT + 1 if self._side.device.type == "cuda" else 1):
             self._side.run()
         self._side.time_stages(True)
 

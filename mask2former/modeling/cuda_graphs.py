@@ -7,7 +7,7 @@ weights where they were when it was recorded.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,10 +17,11 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .constants import used_constants
 
-__all__ = ["CudaGraphs"]
+__all__ = ["RECORDED_AT", "CudaGraphs"]
 
 MAX_GRAPHS = 8  # their results, for 800x1333 pixels 68 MB in float32, stay allocated
 MAX_SIZES_SEEN = 1024
+RECORDED_AT = 4  # the call of a size: recording takes as long as two calls, and saves a good half of each that follows
 
 Outputs = tuple[Tensor, ...]
 Network = Callable[[Tensor], Outputs]
@@ -36,7 +37,7 @@ class _Recording(NamedTuple):
 
 
 class CudaGraphs:
-    """Records a network when a size comes for the second time, and from then on replays it.
+    """Records a network when a size has come a few times, and from then on replays it.
 
     The network runs as usual wherever a recording would not do the same: on a CPU, with gradients, while it trains,
     where hooks want to be called or something counts operations. Whatever changes its weights or its settings ends all
@@ -45,7 +46,7 @@ class CudaGraphs:
 
     def __init__(self) -> None:
         self._recordings: OrderedDict[Any, _Recording] = OrderedDict()  # the one used last comes last
-        self._seen: set[Any] = set()
+        self._calls: Counter[Any] = Counter()
         self._state: Any = None
         self._pool: Any = None
         self._works = True
@@ -53,7 +54,7 @@ class CudaGraphs:
     def clear(self) -> None:
         """Forget all recordings."""
         self._recordings.clear()
-        self._seen.clear()
+        self._calls.clear()
         self._pool = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CudaGraphs:
@@ -70,7 +71,7 @@ class CudaGraphs:
             x: (N, C, H, W).
             settings: on which else it depends.
         """
-        state = _state(owner) if self._works and x.is_cuda and _may_be_replayed() else None
+        state = _state(owner) if self._works and self._is_for(x) and _may_be_replayed() else None
         if state is None:
             return function(x)
         if state != self._state:
@@ -78,21 +79,27 @@ class CudaGraphs:
             self._state = state
         key = (x.shape, x.stride(), x.dtype, x.device, *settings)
         recording = self._recordings.get(key)
-        if recording is None and key in self._seen:
-            recording = self._record(key, owner, function, x)
         if recording is None:
-            if len(self._seen) >= MAX_SIZES_SEEN:
-                self._seen.clear()
-            self._seen.add(key)
+            if len(self._calls) >= MAX_SIZES_SEEN:
+                self._calls.clear()
+            self._calls[key] += 1
+            if self._calls[key] >= RECORDED_AT:
+                recording = self._record(key, owner, function, x)
+        if recording is None:
             return function(x)
         self._recordings.move_to_end(key)
         recording.input.copy_(x)
         recording.graph.replay()
         return tuple(output.clone() for output in recording.outputs)
 
+    @staticmethod
+    def _is_for(x: Tensor) -> bool:
+        return x.is_cuda and not torch.cuda.is_current_stream_capturing()
+
     def _record(self, key: Any, owner: nn.Module, function: Network, x: Tensor) -> _Recording | None:
         while len(self._recordings) >= MAX_GRAPHS:
-            self._recordings.popitem(last=False)
+            oldest, _ = self._recordings.popitem(last=False)
+            del self._calls[oldest]
         try:
             recording = self._recordings[key] = self._recorded(owner, function, x)
         except RuntimeError as error:
@@ -129,7 +136,6 @@ def _may_be_replayed() -> bool:
     return not (
         torch.is_grad_enabled()
         or torch.compiler.is_compiling()
-        or torch.cuda.is_current_stream_capturing()
         or _get_current_dispatch_mode() is not None
         or nn.modules.module._has_any_global_hook()
     )

@@ -1,0 +1,190 @@
+"""When a network is recorded and when a recording may serve; what a GPU does with it is in test_cuda.py."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mask2former.modeling.constants import cached_constant, used_constants
+from mask2former.modeling.cuda_graphs import MAX_GRAPHS, RECORDED_AT, CudaGraphs, _Recording
+
+
+class OnCpu(CudaGraphs):
+    """Its recordings call the function again, and are counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded = self.replayed = 0
+
+    @staticmethod
+    def _is_for(x: Tensor) -> bool:
+        return True
+
+    def _recorded(self, owner: nn.Module, function: Any, x: Tensor) -> _Recording:
+        self.recorded += 1
+        static = x.clone()
+        outputs = function(static)
+
+        def replay() -> None:
+            self.replayed += 1
+            for output, again in zip(outputs, function(static), strict=True):
+                output.copy_(again)
+
+        return _Recording(static, SimpleNamespace(replay=replay), outputs, [])
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 2, 1), nn.Identity()).eval()
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.no_grad():
+        yield
+
+
+def run(graphs: CudaGraphs, network: nn.Module, *settings: Any, size: int = 4, seed: int = 0) -> Tensor:
+    x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    (output,) = graphs.run(network, lambda x: (network(x),), x, *settings)
+    torch.testing.assert_close(output, network(x))
+    return output
+
+
+def run_often(graphs: CudaGraphs, network: nn.Module, *settings: Any, size: int = 4) -> None:
+    for seed in range(RECORDED_AT):
+        run(graphs, network, *settings, size=size, seed=seed)
+
+
+def test_a_size_that_comes_often_is_recorded_once_and_replayed(network: nn.Module) -> None:
+    graphs = OnCpu()
+    for seed in range(RECORDED_AT + 3):
+        run(graphs, network, seed=seed)
+    assert (graphs.recorded, graphs.replayed) == (1, 4)
+    run(graphs, network, size=5)
+    run(graphs, network, "another setting")
+    assert (graphs.recorded, graphs.replayed) == (1, 4)
+
+
+def test_results_belong_to_the_caller(network: nn.Module) -> None:
+    graphs = OnCpu()
+    run_often(graphs, network)
+    first = run(graphs, network, seed=1)
+    kept = first.clone()
+    run(graphs, network, seed=2)
+    assert torch.equal(first, kept)
+
+
+def test_the_recording_not_used_for_longest_goes_first(network: nn.Module) -> None:
+    graphs = OnCpu()
+    for size in range(1, MAX_GRAPHS + 1):
+        run_often(graphs, network, size=size)
+    run(graphs, network, size=1)
+    run_often(graphs, network, size=MAX_GRAPHS + 1)
+    assert graphs.recorded == len(graphs._recordings) + 1 == MAX_GRAPHS + 1
+    before = graphs.replayed
+    run(graphs, network, size=1)
+    assert graphs.replayed == before + 1
+    run(graphs, network, size=2)
+    assert (graphs.recorded, graphs.replayed) == (MAX_GRAPHS + 1, before + 1)
+
+
+def _change_in_place(network: nn.Module) -> None:
+    network[0].weight.mul_(2)
+
+
+def _replace_parameter(network: nn.Module) -> None:
+    network[0].weight = nn.Parameter(network[0].weight + 1)
+
+
+def _replace_module(network: nn.Module) -> None:
+    network[0] = nn.Conv2d(3, 2, 1).eval()
+
+
+def _load(network: nn.Module) -> None:
+    network.load_state_dict({name: value + 1 for name, value in network.state_dict().items()})
+
+
+@pytest.mark.parametrize("change", [_change_in_place, _replace_parameter, _replace_module, _load])
+def test_other_weights_end_recordings(network: nn.Module, change: Any) -> None:
+    graphs = OnCpu()
+    run_often(graphs, network)
+    change(network)
+    run(graphs, network)
+    assert not graphs._recordings
+    run_often(graphs, network)
+    assert graphs.recorded == 2
+
+
+def test_nothing_is_replayed_where_somebody_looks(network: nn.Module) -> None:
+    graphs = OnCpu()
+    run_often(graphs, network)
+    before = graphs.replayed
+    with torch.enable_grad():
+        run(graphs, network)
+    hook = network[1].register_forward_hook(lambda *arguments: None)
+    run(graphs, network)
+    hook.remove()
+    hook = nn.modules.module.register_module_forward_hook(lambda *arguments: None)
+    run(graphs, network)
+    hook.remove()
+    network.train()
+    run(graphs, network)
+    network.eval()
+    assert graphs.replayed == before
+    run(graphs, network)
+    assert graphs.replayed == before + 1
+
+
+def test_weights_born_in_inference_mode_are_not_recorded() -> None:
+    with torch.inference_mode():
+        network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Identity()).eval()
+        graphs = OnCpu()
+        run_often(graphs, network)
+    assert graphs.recorded == 0
+
+
+def test_a_network_that_cannot_be_recorded_runs_as_usual(network: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(OnCpu):
+        def _recorded(self, *arguments: Any) -> _Recording:
+            self.recorded += 1
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    graphs = Failing()
+    run_often(graphs, network)
+    run_often(graphs, network)
+    assert graphs.recorded == 1
+    assert "it runs as usual: operation not permitted" in caplog.text
+
+
+def test_copies_have_no_recordings(network: nn.Module) -> None:
+    graphs = CudaGraphs()
+    graphs._recordings["key"] = "recording"
+    assert not copy.deepcopy(graphs)._recordings
+    assert not pickle.loads(pickle.dumps(graphs))._recordings
+
+
+def test_constants_in_use_are_collected() -> None:
+    made: list[int] = []
+
+    @cached_constant(max_entries=1)
+    def constant(size: int) -> Tensor:
+        made.append(size)
+        return torch.ones(size)
+
+    constant(1)
+    with used_constants() as outer:
+        first = constant(1)
+        with used_constants() as inner:
+            second = constant(2)
+    constant(3)
+    assert [tensor is used for tensor, used in zip((first, second), outer, strict=True)] == [True, True]
+    assert len(inner) == 1 and inner[0] is second
+    assert made == [1, 2, 3]
