@@ -7,6 +7,7 @@ weights where they were when it was recorded.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -50,12 +51,16 @@ class CudaGraphs:
         self._state: Any = None
         self._pool: Any = None
         self._works = True
+        # All share an input and the memory in between: one thread at a time, and kernels of one stream.
+        self._lock = threading.RLock()
+        self._stream: Any = None
 
     def clear(self) -> None:
         """Forget all recordings."""
-        self._recordings.clear()
-        self._calls.clear()
-        self._pool = None
+        with self._lock:
+            self._recordings.clear()
+            self._calls.clear()
+            self._pool = self._stream = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CudaGraphs:
         return CudaGraphs()  # a copy has weights of its own
@@ -74,9 +79,17 @@ class CudaGraphs:
         state = _state(owner) if self._works and self._is_for(x) and _may_be_replayed() else None
         if state is None:
             return function(x)
+        with self._lock:
+            return self._run(state, owner, function, x, *settings)
+
+    def _run(self, state: Any, owner: nn.Module, function: Network, x: Tensor, *settings: Any) -> Outputs:
         if state != self._state:
             self.clear()
             self._state = state
+        stream = self._current_stream(x)
+        if self._stream not in (None, stream):
+            return function(x)
+        self._stream = stream
         key = (x.shape, x.stride(), x.dtype, x.device, *settings)
         recording = self._recordings.get(key)
         if recording is None:
@@ -95,6 +108,10 @@ class CudaGraphs:
     @staticmethod
     def _is_for(x: Tensor) -> bool:
         return x.is_cuda and not torch.cuda.is_current_stream_capturing()
+
+    @staticmethod
+    def _current_stream(x: Tensor) -> Any:
+        return torch.cuda.current_stream(x.device)
 
     def _record(self, key: Any, owner: nn.Module, function: Network, x: Tensor) -> _Recording | None:
         while len(self._recordings) >= MAX_GRAPHS:

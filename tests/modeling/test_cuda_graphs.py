@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,10 @@ class OnCpu(CudaGraphs):
     def __init__(self) -> None:
         super().__init__()
         self.recorded = self.replayed = 0
+        self.stream = "default"
+
+    def _current_stream(self, x: Tensor) -> Any:
+        return self.stream
 
     @staticmethod
     def _is_for(x: Tensor) -> bool:
@@ -141,6 +146,31 @@ def test_nothing_is_replayed_where_somebody_looks(network: nn.Module) -> None:
     assert graphs.replayed == before
     run(graphs, network)
     assert graphs.replayed == before + 1
+
+
+def test_another_stream_has_no_recordings(network: nn.Module) -> None:
+    graphs = OnCpu()
+    run_often(graphs, network)
+    graphs.stream = "another"
+    run_often(graphs, network)
+    assert (graphs.recorded, graphs.replayed) == (1, 1)
+    graphs.stream = "default"
+    run(graphs, network)
+    assert (graphs.recorded, graphs.replayed) == (1, 2)
+
+
+def test_threads_do_not_mix_their_pictures(network: nn.Module) -> None:
+    graphs = OnCpu()
+    run_often(graphs, network)
+
+    def run_in_thread(seed: int) -> None:
+        with torch.no_grad():
+            for turn in range(50):
+                run(graphs, network, seed=100 * seed + turn)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run_in_thread, range(4)))
+    assert graphs.replayed == 201
 
 
 def test_weights_born_in_inference_mode_are_not_recorded() -> None:
