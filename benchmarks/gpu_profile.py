@@ -59,10 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
             precision=precision,
         )
         side = (OurTraining if args.training else OurInference)(cfg, workload)
-        side.time_stages(False)
-        for _ in range(RECORDED_AT + 1):
-            side.run()
-        kernels, seconds = profiled(side, args.calls)
+        with side.stopwatch.as_a_whole():
+            for _ in range(RECORDED_AT + 1):
+                side.run()
+            kernels, seconds = profiled(side, args.calls)
         what = "training step" if args.training else "inference"
         print(f"\n{what}, {args.size[0]}x{args.size[1]}, batch {batch_size}, {precision}")
         report(kernels, seconds, args.top)

@@ -44,9 +44,15 @@ _ELEMENTWISE = {
     _aten.native_batch_norm: ("norm", 2),
     _aten.cudnn_batch_norm: ("norm", 2),
 }
-#: oneDNN's fused operators (torch registers them only where it was built with oneDNN, hence texts): a product of this
-#: name in the table, then perhaps a sum and ReLU, which are not counted.
-_FUSED = {"mkldnn._convolution_pointwise": "convolution", "mkldnn._linear_pointwise": "matrix product"}
+#: Fused operators of oneDNN and for GPUs (torch registers some only where it was built with oneDNN, hence texts): a
+#: product of this name in the table, then perhaps a sum and ReLU, which are not counted.
+_FUSED = {
+    "mkldnn._convolution_pointwise": "convolution",
+    "mkldnn._linear_pointwise": "matrix product",
+    "aten.cudnn_convolution_relu": "convolution",
+    "aten.cudnn_convolution_add_relu": "convolution",
+    "aten._addmm_activation": "matrix product",
+}
 
 
 class Costs:
@@ -142,7 +148,8 @@ class _Counting(TorchDispatchMode):
                 self.costs.activations[place, name] += _first(result).numel()
         elif str(packet) in _FUSED:
             name, count = _FUSED[str(packet)], _first(result).numel()
-            weight = args[2] if operator._overloadname == "binary" else args[1]  # after the addend, if there is one
+            # The weight, after the addend if there is one; of `_addmm_activation` the tokens, whose rows are as long.
+            weight = args[2] if operator._overloadname == "binary" else args[1]
             self.costs.flops[place, name] += count * weight[0].numel()
             self.costs.activations[place, name] += count
         elif packet in _ELEMENTWISE:

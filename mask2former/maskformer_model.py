@@ -268,6 +268,10 @@ class MaskFormer(nn.Module):
         self._cuda_graphs.clear()
         return super().train(mode)
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._cuda_graphs.clear()  # what moves to another device leaves nothing behind
+        return super()._apply(*args, **kwargs)
+
     def inference(self, class_logits: Tensor, masks: MaskLogits, sizes: MaskSizes) -> dict[str, Any]:
         """The configured results of one image.
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock
 from torch import Tensor, nn
 
+from mask2former import analysis
 from mask2former.analysis import count_costs, inputs_to_count
 from mask2former.modeling.inference_layers import use_inference_layers
 from mask2former.modeling.pixel_decoder.ops import MSDeformAttn
@@ -52,6 +53,16 @@ def test_layers_that_are_fused_without_gradients_are_counted_as_plain_ones() -> 
     for operator in ("convolution", "matrix product"):
         assert counts[0].flops_by_operator()[operator] == counts[1].flops_by_operator()[operator] > 0
         assert counts[0].activations_by_operator()[operator] == counts[1].activations_by_operator()[operator] > 0
+
+
+def test_fused_operators_of_gpus_are_counted_as_plain_ones() -> None:
+    class Fused(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch._addmm_activation(torch.zeros(7), x, torch.zeros(5, 7))
+
+    assert count_costs(Fused(), torch.zeros(3, 5)).total_flops == 3 * 5 * 7
+    for operator in (torch.ops.aten.cudnn_convolution_relu, torch.ops.aten.cudnn_convolution_add_relu):
+        assert str(operator) in analysis._FUSED  # the input comes first, the weight second
 
 
 def test_reads_of_deformable_attention_are_counted() -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from mask2former import MaskFormer
 from mask2former.config import load_config
 from mask2former.modeling.cuda_graphs import RECORDED_AT
+from mask2former.modeling.inference_layers import use_inference_layers
 from mask2former.modeling.pixel_decoder.ops import backends
 from tests.golden import CONFIGS, fill_deterministically, picture
 from tests.tiny_model import gradients, tiny_config, tiny_model, tiny_sample
@@ -173,6 +176,32 @@ def test_the_results_of_a_picture_wait_for_the_gpu_once() -> None:
     for _ in range(RECORDED_AT + 1):
         model(SAMPLES)
     assert _waits(lambda: model(SAMPLES)) == len(SAMPLES)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_fused_convolutions_do_not_read_memory_that_nobody_wrote(dtype: torch.dtype) -> None:
+    conv = nn.Sequential(Conv2d(32, 64, 3, padding=1, norm=FrozenBatchNorm2d(64))).cuda().eval()
+    use_inference_layers(conv)
+    x = torch.randn(2, 32, 40, 52, device="cuda").contiguous(memory_format=torch.channels_last)
+    addend = torch.randn(2, 64, 40, 52, device="cuda")
+    with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
+        for options in ((True,), (True, addend)):
+            expected = conv[0](x, False, *(item.to(dtype) for item in options[1:])).relu()
+            poison = [torch.full((2, 64, 40, 52), math.nan, device="cuda", dtype=dtype) for _ in range(8)]
+            del poison
+            found = conv[0](x, *options)
+            assert _difference(found, expected) < 0.01
+
+
+@torch.no_grad()
+def test_a_model_that_moves_leaves_no_recording_behind() -> None:
+    model = tiny_model(*ON_GPU).eval()
+    for _ in range(RECORDED_AT):
+        model.predict(SAMPLES)
+    assert model._cuda_graphs._recordings
+    model.cpu()
+    assert not model._cuda_graphs._recordings
 
 
 def test_losses_and_gradients_are_those_of_the_cpu(on_gpu: Any) -> None:

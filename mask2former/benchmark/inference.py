@@ -24,7 +24,6 @@ class OurInference(Side):
         self.predictor = Predictor.from_config(prepared_config(cfg, workload))
         model = checked(self.predictor.model)
         self.model = self._model = model
-        self._uses_cuda_graphs = model.uses_cuda_graphs
         self.device = model.device
         self.stopwatch = self._stopwatch(workload)
         self._pictures = pictures(workload)
@@ -41,10 +40,6 @@ class OurInference(Side):
     def run(self) -> None:
         with self.stopwatch.stage("rest"):
             self.predictor(self._pictures)
-
-    def time_stages(self, wanted: bool) -> None:
-        super().time_stages(wanted)
-        self._model.uses_cuda_graphs = self._uses_cuda_graphs and not wanted  # a recording has no stages
 
     @torch.inference_mode()
     def outputs(self) -> dict[str, Tensor]:

@@ -59,23 +59,22 @@ class Meter:
 
     def warm_up(self) -> None:
         """What only first calls do is done, the recording of a GPU's network too."""
-        self._side.time_stages(self._side.device.type != "cuda")
-        for _ in range(RECORDED_AT + 1 if self._side.device.type == "cuda" else 1):
-            self._side.run()
-        self._side.time_stages(True)
+        with self._side.stopwatch.as_a_whole():
+            for _ in range(RECORDED_AT if self._side.device.type == "cuda" else 0):
+                self._side.run()
+        self._side.run()
 
     def seconds(self) -> dict[str, float]:
         """One call: the seconds of its stages, and "total"."""
         total = None
         if self._side.device.type == "cuda":
-            self._side.time_stages(False)
-            total = sum(self._timed().values())
-            self._side.time_stages(True)
+            with self._side.stopwatch.as_a_whole():
+                total = sum(self._timed().values())
         stages = self._timed()
         return {**stages, "total": sum(stages.values()) if total is None else total}
 
     def memory_mib(self) -> float | None:
-        """What one call needs beyond the model itself; None where it cannot be measured."""
+        """What one call needs beyond the model itself, kernel by kernel; None where it cannot be measured."""
         self._memory.restart()
         self._side.run()
         return self._memory.peak_mib()

@@ -37,10 +37,6 @@ class Side(ABC):
     def run(self) -> None:
         """One call: all pictures segmented, or one training step."""
 
-    def time_stages(self, wanted: bool) -> None:
-        """Whether calls are timed stage by stage, for which a GPU is waited for in between, or as a whole."""
-        self.stopwatch.times_stages = wanted
-
     @abstractmethod
     def outputs(self) -> dict[str, Tensor]:
         """What both sides must agree on: logits of the last layer, or losses."""

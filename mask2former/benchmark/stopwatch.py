@@ -23,16 +23,16 @@ class Stopwatch:
         processor_time: of all threads of this process instead of the time that passes; for a CPU with other work.
         """
         self.seconds: dict[str, float] = {}
-        #: False gives all time to the outermost stage: waiting for a GPU between stages would slow it down.
-        self.times_stages = True
+        self._is_whole = False
         self._device = device
         self._running: list[str] = []
         self._since = 0.0
+        self._watched: list[tuple[Any, str, Any]] = []
         self._clock = time.process_time if processor_time else time.perf_counter
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        if self._running and not self.times_stages:
+        if self._running and self._is_whole:
             yield
             return
         self._look()
@@ -51,7 +51,23 @@ class Stopwatch:
             with self.stage(name):
                 return original(*args, **kwargs)
 
+        self._watched.append((owner, method, timed))
         setattr(owner, method, timed)
+
+    @contextmanager
+    def as_a_whole(self) -> Iterator[None]:
+        """Meanwhile all time goes to the outermost stage, and watched methods are what they were: to wait for a GPU
+        between stages would slow it down.
+        """
+        for owner, method, _ in self._watched:
+            delattr(owner, method)
+        self._is_whole = True
+        try:
+            yield
+        finally:
+            self._is_whole = False
+            for owner, method, timed in self._watched:
+                setattr(owner, method, timed)
 
     def _look(self) -> None:
         """Gives the time since the last look to the innermost stage."""

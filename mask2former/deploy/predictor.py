@@ -127,8 +127,8 @@ class Predictor:
         resized_hw3 = self.resized(image)
         if self._channel_order == "BGR":
             resized_hw3 = resized_hw3[:, :, ::-1]
-        # A view whose channels come last in memory, as the network wants them.
-        tensor: Tensor = torch.from_numpy(np.require(resized_hw3, requirements=["C", "W"])).permute(2, 0, 1)
+        # A copy, as callers may reuse their array, whose channels come last in memory, as the network wants them.
+        tensor: Tensor = torch.from_numpy(np.array(resized_hw3, order="C")).permute(2, 0, 1)
         return {"image": tensor, "height": height, "width": width}
 
     def resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, wraps
@@ -14,7 +15,7 @@ __all__ = ["cached_constant", "used_constants"]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-_users: list[list[Any]] = []
+_of_thread = threading.local()  # `users`: lists of those who collect what is asked for
 
 
 def cached_constant(max_entries: int) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
@@ -36,7 +37,7 @@ def cached_constant(max_entries: int) -> Callable[[Callable[Arguments, Result]],
             if torch.compiler.is_compiling():  # tracing must see the arithmetic and must not leave fake tensors behind
                 return function(*args, **kwargs)
             result = remembered(*args, **kwargs)
-            for user in _users:
+            for user in getattr(_of_thread, "users", ()):
                 user.append(result)
             return result
 
@@ -47,10 +48,11 @@ def cached_constant(max_entries: int) -> Callable[[Callable[Arguments, Result]],
 
 @contextmanager
 def used_constants() -> Iterator[list[Any]]:
-    """Collects what is asked for meanwhile, for those who need it longer than it is remembered."""
+    """Collects what this thread asks for meanwhile, for those who need it longer than it is remembered."""
+    before = getattr(_of_thread, "users", ())
     used: list[Any] = []
-    _users.append(used)
+    _of_thread.users = (*before, used)
     try:
         yield used
     finally:
-        _users.remove(used)
+        _of_thread.users = before

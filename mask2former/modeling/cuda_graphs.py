@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, OrderedDict
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ __all__ = ["RECORDED_AT", "CudaGraphs"]
 
 MAX_GRAPHS = 8  # their results, for 800x1333 pixels 68 MB in float32, stay allocated
 MAX_SIZES_SEEN = 1024
+MAX_COUNT = 32  # of calls of a size that decide who keeps a recording: who was needed long ago shall not for ever
 RECORDED_AT = 4  # the call of a size: recording takes as long as two calls, and saves a good half of each that follows
 
 Outputs = tuple[Tensor, ...]
@@ -30,37 +32,42 @@ Network = Callable[[Tensor], Outputs]
 _logger = logging.getLogger(__name__)
 
 
+# Whatever the device is told to do meanwhile ends up in the recording, or makes it fail.
+_recording_lock = threading.Lock()
+
+
 class _Recording(NamedTuple):
     input: Tensor
     graph: Any
     outputs: Outputs
-    kept: list[Any]  # what the kernels read, besides the input and what has a name in the network
+    kept: list[Any]  # what the kernels may read, besides the input, parameters and buffers
 
 
 class CudaGraphs:
     """Records a network when a size has come a few times, and from then on replays it.
 
     The network runs as usual wherever a recording would not do the same: on a CPU, with gradients, while it trains,
-    where hooks want to be called or something counts operations. Whatever changes its weights or its settings ends all
-    recordings.
+    where hooks or a replaced `forward` want to be called, or something counts operations. Other weights end all
+    recordings. Attributes of modules and PyTorch's switches of kernels count as they were when a size was recorded.
     """
 
     def __init__(self) -> None:
-        self._recordings: OrderedDict[Any, _Recording] = OrderedDict()  # the one used last comes last
+        self._recordings: dict[Any, _Recording] = {}
         self._calls: Counter[Any] = Counter()
         self._state: Any = None
-        self._pool: Any = None
         self._works = True
         # All share an input and the memory in between: one thread at a time, and kernels of one stream.
         self._lock = threading.RLock()
         self._stream: Any = None
+        self._pool: Any = None
+        self._recording_stream: Any = None
 
     def clear(self) -> None:
-        """Forget all recordings."""
+        """Forget all recordings, and give back their memory."""
         with self._lock:
             self._recordings.clear()
             self._calls.clear()
-            self._pool = self._stream = None
+            self._stream = self._pool = self._recording_stream = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CudaGraphs:
         return CudaGraphs()  # a copy has weights of its own
@@ -80,30 +87,94 @@ class CudaGraphs:
         if state is None:
             return function(x)
         with self._lock:
-            return self._run(state, owner, function, x, *settings)
+            if state != self._state:
+                self.clear()
+                self._state = state
+            recording = self._recording_for(owner, function, x, settings)
+            if recording is not None:
+                recording.input.copy_(x)
+                recording.graph.replay()
+                return tuple(output.clone() for output in recording.outputs)
+            try:
+                return function(x)
+            except torch.OutOfMemoryError:
+                if not self._recordings:
+                    raise
+        # Memory that recordings keep is no allocator's to take back.
+        self.clear()
+        torch.cuda.empty_cache()
+        return function(x)
 
-    def _run(self, state: Any, owner: nn.Module, function: Network, x: Tensor, *settings: Any) -> Outputs:
-        if state != self._state:
-            self.clear()
-            self._state = state
+    def _recording_for(
+        self, owner: nn.Module, function: Network, x: Tensor, settings: tuple[Any, ...]
+    ) -> _Recording | None:
         stream = self._current_stream(x)
         if self._stream not in (None, stream):
-            return function(x)
+            return None
         self._stream = stream
         key = (x.shape, x.stride(), x.dtype, x.device, *settings)
+        if len(self._calls) >= MAX_SIZES_SEEN:
+            self._calls = Counter({known: self._calls[known] for known in self._recordings})
+        self._calls[key] = min(self._calls[key] + 1, MAX_COUNT)
         recording = self._recordings.get(key)
-        if recording is None:
-            if len(self._calls) >= MAX_SIZES_SEEN:
-                self._calls.clear()
-            self._calls[key] += 1
-            if self._calls[key] >= RECORDED_AT:
-                recording = self._record(key, owner, function, x)
-        if recording is None:
-            return function(x)
-        self._recordings.move_to_end(key)
-        recording.input.copy_(x)
-        recording.graph.replay()
-        return tuple(output.clone() for output in recording.outputs)
+        if recording is None and self._calls[key] >= RECORDED_AT and self._has_room_for(key):
+            recording = self._record(key, owner, function, x)
+        return recording
+
+    def _has_room_for(self, key: Any) -> bool:
+        """Whether there is, or it is needed more than a recording that makes room."""
+        if len(self._recordings) < MAX_GRAPHS:
+            return True
+        least = min(self._recordings, key=self._calls.__getitem__)
+        if self._calls[least] >= self._calls[key]:
+            self._calls[least] -= 1
+            return False
+        del self._recordings[least], self._calls[least]
+        return True
+
+    def _record(self, key: Any, owner: nn.Module, function: Network, x: Tensor) -> _Recording | None:
+        try:
+            with _recording_lock:
+                recording = self._recordings[key] = self._recorded(owner, function, x)
+        except torch.OutOfMemoryError:
+            self.clear()
+            torch.cuda.empty_cache()
+            return None
+        except (RuntimeError, UserWarning) as error:
+            self.clear()
+            self._works = False
+            _logger.warning("no CUDA graph can be made of this network, it runs as usual: %s", error)
+            return None
+        return recording
+
+    def _recorded(self, owner: nn.Module, function: Network, x: Tensor) -> _Recording:
+        device_type = x.device.type
+        with torch.inference_mode(False):  # so that it may be written to in any mode
+            static = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).copy_(x)
+        graph = torch.cuda.CUDAGraph()
+        # What autocast remembers of weights ends with its context, which is before that of the recording.
+        dtype, is_enabled = torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
+        with torch.cuda.device(x.device):
+            if self._pool is None:
+                self._pool, self._recording_stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+            self._recording_stream.wait_stream(torch.cuda.current_stream())
+            with (
+                torch.cuda.stream(self._recording_stream),
+                torch.autocast(device_type, dtype, enabled=is_enabled, cache_enabled=False),
+                used_constants() as constants,
+                warnings.catch_warnings(),
+            ):
+                function(static)
+                warnings.filterwarnings("error", message=".*CUDA Graph is empty")
+                # Other threads may go on: those of data loaders allocate memory.
+                with torch.cuda.graph(
+                    graph, pool=self._pool, stream=self._recording_stream, capture_error_mode="thread_local"
+                ):
+                    outputs = function(static)
+            torch.cuda.current_stream().wait_stream(self._recording_stream)
+        # Prepared weights, and whatever else modules remember beside parameters and buffers.
+        remembered = [_copied(vars(module)) for module in owner.modules()]
+        return _Recording(static, graph, outputs, [constants, remembered])
 
     @staticmethod
     def _is_for(x: Tensor) -> bool:
@@ -113,39 +184,10 @@ class CudaGraphs:
     def _current_stream(x: Tensor) -> Any:
         return torch.cuda.current_stream(x.device)
 
-    def _record(self, key: Any, owner: nn.Module, function: Network, x: Tensor) -> _Recording | None:
-        while len(self._recordings) >= MAX_GRAPHS:
-            oldest, _ = self._recordings.popitem(last=False)
-            del self._calls[oldest]
-        try:
-            recording = self._recordings[key] = self._recorded(owner, function, x)
-        except RuntimeError as error:
-            self.clear()
-            self._works = False
-            _logger.warning("no CUDA graph can be made of this network, it runs as usual: %s", error)
-            return None
-        return recording
 
-    def _recorded(self, owner: nn.Module, function: Network, x: Tensor) -> _Recording:
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        with torch.inference_mode(False):  # so that it may be written to in any mode
-            static = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).copy_(x)
-        device_type = x.device.type
-        graph = torch.cuda.CUDAGraph()
-        # What autocast remembers of weights ends with its context, which is before that of the recording.
-        dtype, is_enabled = torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
-        with (
-            torch.cuda.device(x.device),
-            torch.autocast(device_type, dtype, enabled=is_enabled, cache_enabled=False),
-            used_constants() as constants,
-        ):
-            function(static)
-            # Other threads may go on: those of data loaders allocate memory.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                outputs = function(static)
-        prepared = [getattr(module, "_prepared", None) for module in owner.modules()]
-        return _Recording(static, graph, outputs, [constants, prepared])
+def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The same values, also if dictionaries among them lose theirs."""
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in attributes.items()}
 
 
 def _may_be_replayed() -> bool:
@@ -159,24 +201,27 @@ def _may_be_replayed() -> bool:
 
 
 def _state(owner: nn.Module) -> Any:
-    """Changes with the weights, and with what decides on kernels; None while recordings would leave something out."""
-    versions: list[Any] = [
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cuda.matmul.allow_tf32,
+    """Changes with the weights and the precision; None while recordings would leave something out."""
+    state: list[Any] = [
+        torch.backends.cudnn.enabled,
+        torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.fp32_precision,
         torch.are_deterministic_algorithms_enabled(),
         torch.is_autocast_enabled("cuda"),
         torch.get_autocast_dtype("cuda"),
     ]
-    modules = [owner]
+    modules: list[nn.Module | None] = [owner]
     while modules:
         module = modules.pop()
-        if module.training or module._forward_hooks or module._forward_pre_hooks:
+        if module is None:
+            continue
+        if module.training or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
             return None
-        modules.extend(module._modules.values())  # type: ignore[arg-type]  # none of ours is None
+        modules.extend(module._modules.values())
         for tensors in (module._parameters, module._buffers):
             for tensor in tensors.values():
                 if tensor is not None:
                     if tensor.is_inference():  # has no version
                         return None
-                    versions.append((tensor.data_ptr(), tensor._version))
-    return versions
+                    state.append((tensor.data_ptr(), tensor._version))
+    return state

@@ -33,6 +33,8 @@ __all__ = [
 
 Weights = tuple[Tensor, Tensor | None]
 
+MAX_NUMBERS_OF_CUDNN = 2**29  # its kernels count in 32 bits, and a result may have four times as many channels
+
 
 def use_inference_layers(network: nn.Module) -> None:
     """Turn Detectron2's convolutions and residual blocks and PyTorch's linear maps inside `network` into those of this
@@ -109,7 +111,7 @@ class FoldingConv2d(_WithPreparedWeights, Conv2d):
         if self.activation is None and not isinstance(self.padding, str):
             if _has_kernel(x, dtype):
                 return _fused_convolution(x.to(dtype), weight, bias, options, relu, addend)
-            if relu and _has_cudnn(x):
+            if relu and self.groups == 1 and _has_cudnn(x, dtype):
                 return _cudnn_convolution(x.to(dtype), weight, bias, options, addend)
         y = F.conv2d(x.to(dtype), weight, bias, *options)
         return _added(y if self.activation is None else self.activation(y), relu, addend)
@@ -259,9 +261,13 @@ def _cudnn_convolution(
     return torch.cudnn_convolution_add_relu(x, weight, addend.to(x.dtype), 1.0, bias, *options)
 
 
-def _has_cudnn(x: Tensor) -> bool:
-    is_there = x.is_cuda and torch.version.cuda is not None and torch.backends.cudnn.enabled
-    return is_there and x.numel() > 0 and torch.backends.cudnn.is_available()
+def _has_cudnn(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether PyTorch's own convolution would go there, too: its fused form goes nowhere else."""
+    if not (x.is_cuda and torch.version.cuda is not None and torch.backends.cudnn.enabled):
+        return False
+    if dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) < (8, 0):
+        return False
+    return 0 < x.numel() < MAX_NUMBERS_OF_CUDNN and torch.backends.cudnn.is_available()
 
 
 def _has_kernel(x: Tensor, dtype: torch.dtype) -> bool:

@@ -151,10 +151,13 @@ def test_stages_add_up_over_calls_and_inner_ones_count_for_themselves():
     assert set(once) == {"inner", "outer"} and min(once.values()) > 0
     worker.inner()
     assert stopwatch.seconds["inner"] > once["inner"] and stopwatch.seconds["outer"] == once["outer"]
-    stopwatch.times_stages = False
     stopwatch.seconds = {}
+    with stopwatch.as_a_whole(), stopwatch.stage("all"):
+        assert "outer" not in vars(worker)
+        worker.outer()
+    assert set(stopwatch.seconds) == {"all"}
     worker.outer()
-    assert set(stopwatch.seconds) == {"outer"}
+    assert set(stopwatch.seconds) == {"all", "inner", "outer"}
 
 
 def test_processor_time_passes_only_while_something_is_computed():

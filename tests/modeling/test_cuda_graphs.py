@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mask2former.modeling.constants import cached_constant, used_constants
-from mask2former.modeling.cuda_graphs import MAX_GRAPHS, RECORDED_AT, CudaGraphs, _Recording
+from mask2former.modeling.cuda_graphs import MAX_COUNT, MAX_GRAPHS, RECORDED_AT, CudaGraphs, _Recording
 
 
 class OnCpu(CudaGraphs):
@@ -87,18 +87,61 @@ def test_results_belong_to_the_caller(network: nn.Module) -> None:
     assert torch.equal(first, kept)
 
 
-def test_the_recording_not_used_for_longest_goes_first(network: nn.Module) -> None:
+def test_a_size_takes_the_place_of_one_that_comes_less_often(network: nn.Module) -> None:
     graphs = OnCpu()
     for size in range(1, MAX_GRAPHS + 1):
         run_often(graphs, network, size=size)
     run(graphs, network, size=1)
-    run_often(graphs, network, size=MAX_GRAPHS + 1)
-    assert graphs.recorded == len(graphs._recordings) + 1 == MAX_GRAPHS + 1
+    newcomer = MAX_GRAPHS + 1
+    run_often(graphs, network, size=newcomer)
+    assert graphs.recorded == MAX_GRAPHS  # it has not come more often than the others
+    run(graphs, network, size=newcomer)
+    assert graphs.recorded == MAX_GRAPHS + 1 == len(graphs._recordings) + 1
     before = graphs.replayed
     run(graphs, network, size=1)
-    assert graphs.replayed == before + 1
-    run(graphs, network, size=2)
-    assert (graphs.recorded, graphs.replayed) == (MAX_GRAPHS + 1, before + 1)
+    run(graphs, network, size=newcomer)
+    assert graphs.replayed == before + 2
+
+
+def test_a_size_that_was_needed_long_ago_makes_room(network: nn.Module) -> None:
+    graphs = OnCpu()
+    for size in range(1, MAX_GRAPHS + 1):
+        for _ in range(2 * MAX_COUNT):
+            run(graphs, network, size=size)
+    for _ in range(MAX_COUNT + 1):
+        run(graphs, network, size=MAX_GRAPHS + 1)
+    assert graphs.recorded == MAX_GRAPHS + 1
+
+
+def test_memory_that_recordings_keep_is_given_back_when_it_is_needed(network: nn.Module) -> None:
+    graphs = OnCpu()
+    run_often(graphs, network)
+    errors = [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def needs_memory(x: Tensor) -> tuple[Tensor]:
+        if errors:
+            raise errors.pop()
+        return (network(x),)
+
+    x = torch.randn(1, 3, 9, 9)
+    (output,) = graphs.run(network, needs_memory, x)
+    assert torch.equal(output, network(x))
+    assert not graphs._recordings
+    errors.append(torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):  # there is nothing left to give back
+        graphs.run(network, needs_memory, x)
+
+
+def test_without_memory_for_a_recording_the_network_runs_as_usual(network: nn.Module) -> None:
+    class Full(OnCpu):
+        def _recorded(self, *arguments: Any) -> _Recording:
+            self.recorded += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    graphs = Full()
+    run_often(graphs, network)
+    run_often(graphs, network)
+    assert graphs.recorded == 2
 
 
 def _change_in_place(network: nn.Module) -> None:
@@ -143,6 +186,9 @@ def test_nothing_is_replayed_where_somebody_looks(network: nn.Module) -> None:
     network.train()
     run(graphs, network)
     network.eval()
+    network[1].forward = lambda x: x
+    run(graphs, network)
+    del network[1].forward
     assert graphs.replayed == before
     run(graphs, network)
     assert graphs.replayed == before + 1
@@ -173,6 +219,20 @@ def test_threads_do_not_mix_their_pictures(network: nn.Module) -> None:
     assert graphs.replayed == 201
 
 
+def test_a_module_may_be_missing_and_precision_set_in_any_way(network: nn.Module) -> None:
+    network[0].register_module("pruned", None)
+    graphs = OnCpu()
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        run_often(graphs, network)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert graphs.replayed == 1
+    run(graphs, network)
+    assert graphs.replayed == 1
+
+
 def test_weights_born_in_inference_mode_are_not_recorded() -> None:
     with torch.inference_mode():
         network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Identity()).eval()
@@ -201,7 +261,7 @@ def test_copies_have_no_recordings(network: nn.Module) -> None:
     assert not pickle.loads(pickle.dumps(graphs))._recordings
 
 
-def test_constants_in_use_are_collected() -> None:
+def test_constants_in_use_are_collected_for_each_thread() -> None:
     made: list[int] = []
 
     @cached_constant(max_entries=1)
@@ -214,7 +274,9 @@ def test_constants_in_use_are_collected() -> None:
         first = constant(1)
         with used_constants() as inner:
             second = constant(2)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(constant, 4).result()
     constant(3)
     assert [tensor is used for tensor, used in zip((first, second), outer, strict=True)] == [True, True]
     assert len(inner) == 1 and inner[0] is second
-    assert made == [1, 2, 3]
+    assert made == [1, 2, 4, 3]

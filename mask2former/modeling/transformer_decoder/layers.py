@@ -26,7 +26,7 @@ __all__ = [
     "clip_tokens",
 ]
 
-SCORES_AT_ONCE = 2**26  # float32
+SCORES_AT_ONCE = 2**26  # float32, and as many again for their softmax
 
 
 def clip_tokens(maps_NChw: Tensor, num_frames: int) -> Tensor:
@@ -68,7 +68,7 @@ class MultiheadAttention(nn.Module):
         )
         mask_B1QS = None if attend_BQS is None else attend_BQS.unsqueeze(1)
         dropout = self.dropout if self.training else 0.0
-        if mask_B1QS is not None and _is_faster_by_products(query_BhQd, dropout):
+        if mask_B1QS is not None and _is_faster_by_products(query_BhQd, key_BhSd, dropout):
             out_BhQd = attention_by_products(query_BhQd, key_BhSd, value_BhSd, mask_B1QS)
         else:
             out_BhQd = F.scaled_dot_product_attention(
@@ -77,12 +77,15 @@ class MultiheadAttention(nn.Module):
         return self.out_proj(out_BhQd.transpose(1, 2).flatten(2))
 
 
-def _is_faster_by_products(query_BhQd: Tensor, dropout: float) -> bool:
+def _is_faster_by_products(query_BhQd: Tensor, key_BhSd: Tensor, dropout: float) -> bool:
     """PyTorch's fused kernel for masks in float32 gives each block of queries and head to one multiprocessor: a hundred
     queries leave most of a GPU idle while a few go through all pixels.
     """
     is_alone = dropout == 0 and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return is_alone and query_BhQd.is_cuda and query_BhQd.dtype == torch.float32
+    if not (is_alone and query_BhQd.is_cuda and query_BhQd.dtype == torch.float32):
+        return False
+    num_heads, num_queries = query_BhQd.shape[1:3]
+    return num_heads * num_queries * key_BhSd.shape[2] <= SCORES_AT_ONCE
 
 
 def attention_by_products(query_BhQd: Tensor, key_BhSd: Tensor, value_BhSd: Tensor, attend_B1QS: Tensor) -> Tensor:
