@@ -36,9 +36,11 @@ class Bounds:
     segments: float  # smallest `Agreement.segments`
 
 
+# In half precision rounding moves a pixel across the border of a mask now and then, which changes what one query attends
+# to, and with it all its logits: masks and segments tell more.
 BOUNDS = {
     "fp32": Bounds(logits=0.01, masks=0.999, segments=0.99),
-    "fp16": Bounds(logits=0.5, masks=0.98, segments=0.9),
+    "fp16": Bounds(logits=2.0, masks=0.98, segments=0.9),
     "bf16": Bounds(logits=2.0, masks=0.95, segments=0.8),
     "int8": Bounds(logits=2.0, masks=0.95, segments=0.8),
 }
