@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mask2former.deploy import load
-from mask2former.deploy.export import exporter
+from mask2former.deploy.export import exporter, formats
 from mask2former.deploy.export.exporter import ExportOptions, export_model
 from mask2former.deploy.export.formats import check_format, tensorrt_command
 from mask2former.deploy.export.parity import Agreement, Bounds, parity_picture
@@ -52,13 +52,18 @@ def predictor():
 
 
 @pytest.fixture(scope="module")
-def make(predictor, tmp_path_factory):
-    """Exports this one model of random weights, which a config alone cannot name."""
+def predictor_of_bgr():
+    return Predictor.from_config(config("INPUT.FORMAT", "BGR"))
 
-    def export(name, options):
+
+@pytest.fixture(scope="module")
+def make(predictor, tmp_path_factory):
+    """Exports this one model of random weights, which a config alone cannot name, or another."""
+
+    def export(name, options, *overrides, of=predictor):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Predictor, "from_config", lambda cfg: predictor)
-            return export_model(config(), options, tmp_path_factory.mktemp("exported") / name)
+            patch.setattr(Predictor, "from_config", lambda cfg: of)
+            return export_model(config(*overrides), options, tmp_path_factory.mktemp("exported") / name)
 
     return export
 
@@ -139,8 +144,9 @@ def test_config_keys_cannot_change_what_is_exported(scripted):
         load(scripted.folder, overrides=["INPUT.MIN_SIZE_TEST", "32"])
 
 
-def test_logits_alone_give_every_task_and_a_fixed_batch_takes_any_number_of_pictures(make, predictor):
-    exported = make("raw", ExportOptions("torch_export", task="raw", fixed_size=(64, 96), fixed_batch=2))
+def test_logits_alone_give_every_task_and_a_fixed_batch_takes_any_number_of_pictures(make, predictor_of_bgr):
+    predictor, options = predictor_of_bgr, ExportOptions("torch_export", task="raw", fixed_size=(64, 96), fixed_batch=2)
+    exported = make("raw", options, "INPUT.FORMAT", "BGR", of=predictor)
     segmenter = load(exported.folder)
     assert segmenter.tasks == ("panoptic", "instance", "semantic")
     same = [parity_picture((64, 96), seed).permute(1, 2, 0).numpy() for seed in range(3)]
@@ -156,14 +162,17 @@ def test_logits_alone_give_every_task_and_a_fixed_batch_takes_any_number_of_pict
         segmenter(np.zeros((80, 80, 3), dtype=np.uint8))
 
 
-def test_onnx_has_standard_operators_free_sizes_and_an_integer_twin(make, predictor, tmp_path):
+def test_onnx_has_standard_operators_free_sizes_and_an_integer_twin(make, predictor, monkeypatch, tmp_path):
     onnx = pytest.importorskip("onnx")
     for module in ("onnxruntime", "onnxscript", "onnxslim"):
         pytest.importorskip(module)
     from mask2former.deploy.export.quantization import quantize
 
+    monkeypatch.setattr(formats, "EXTERNAL_DATA_ABOVE", 0)  # as for a model of a gigabyte
     exported = make("onnx", ExportOptions("onnx"))
     path = exported.folder / "model.onnx"
+    assert path.stat().st_size < (exported.folder / "model.onnx.data").stat().st_size
+    assert "model.onnx.data" in json.loads((exported.folder / "manifest.json").read_text())["files"]
     model = onnx.load(str(path))
     assert {entry.domain for entry in model.opset_import} <= {"", "ai.onnx"}
     assert "GridSample" in {node.op_type for node in model.graph.node}
@@ -171,8 +180,11 @@ def test_onnx_has_standard_operators_free_sizes_and_an_integer_twin(make, predic
 
     dynamic, static = tmp_path / "dynamic.onnx", tmp_path / "static.onnx"
     for copy, samples in ((dynamic, ()), (static, pictures())):
-        shutil.copy(path, copy)
-        quantize(copy, samples)
+        folder = tmp_path / copy.stem
+        shutil.copytree(exported.folder, folder)
+        quantize(folder / path.name, samples)
+        assert not (folder / "model.onnx.data").exists()
+        (folder / path.name).rename(copy)
     kinds = {node.op_type for node in onnx.load(str(dynamic)).graph.node}
     assert "MatMulInteger" in kinds and "ConvInteger" not in kinds
     assert {"MatMulInteger", "QuantizeLinear"} <= {node.op_type for node in onnx.load(str(static)).graph.node}
