@@ -36,8 +36,8 @@ class Bounds:
     segments: float  # smallest `Agreement.segments`
 
 
-# In half precision rounding moves a pixel across the border of a mask now and then, which changes what one query attends
-# to, and with it all its logits: masks and segments tell more.
+# In half precision rounding moves a pixel across the border of a mask now and then, which changes what one query
+# attends to, and with it all its logits: masks and segments tell more.
 BOUNDS = {
     "fp32": Bounds(logits=0.01, masks=0.999, segments=0.99),
     "fp16": Bounds(logits=2.0, masks=0.98, segments=0.9),
