@@ -6,7 +6,7 @@
 
 For every kind of kernel the time of a call and its share; then how much of the call the GPU was busy (the rest is
 waiting for the host, which launches kernels) and the kernels that take longest. The workload is that of
-tools/benchmark.py. Needs a GPU.
+tools/benchmark.py, but a picture of 800x1333 unless told otherwise. Needs a GPU.
 """
 
 from __future__ import annotations
@@ -16,20 +16,14 @@ import re
 import sys
 import time
 from collections import Counter
-from itertools import product
-from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mask2former.benchmark import DTYPES, Workload, check_device
+from mask2former.benchmark import add_workload_options, check_device, workloads
 from mask2former.benchmark.inference import OurInference
 from mask2former.benchmark.training import OurTraining
 from mask2former.config import load_config
-from mask2former.modeling.cuda_graphs import RECORDED_AT
-
-ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_CONFIG = ROOT / "configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 
 #: Kinds of kernels by what their names contain; the first that fits counts.
 KINDS = {
@@ -50,22 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     check_device("cuda")
     cfg = load_config(args.config_file, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cuda", *args.opts])
-    for batch_size, precision in product(args.batch_size, args.precision):
-        workload = Workload(
-            size=tuple(args.size),
-            batch_size=batch_size,
-            training=args.training,
-            num_targets=args.targets if args.training else 0,
-            precision=precision,
-        )
-        side = (OurTraining if args.training else OurInference)(cfg, workload)
+    for workload in workloads(args):
+        side = (OurTraining if workload.training else OurInference)(cfg, workload)
+        side.warm_up()
         with side.stopwatch.as_a_whole():
-            for _ in range(RECORDED_AT + 1):
-                side.run()
-            kernels, seconds = profiled(side, args.calls)
-        what = "training step" if args.training else "inference"
-        print(f"\n{what}, {args.size[0]}x{args.size[1]}, batch {batch_size}, {precision}")
-        report(kernels, seconds, args.top)
+            kernels, milliseconds = profiled(side, args.calls)
+        what = "training step" if workload.training else "inference"
+        height, width = workload.size
+        print(f"\n{what}, {height}x{width}, batch {workload.batch_size}, {workload.precision}")
+        report(kernels, milliseconds, args.top)
     return 0
 
 
@@ -106,15 +93,10 @@ def kind_of(name: str) -> str:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default=str(DEFAULT_CONFIG), metavar="FILE", help="default: COCO panoptic R50")
-    parser.add_argument("--training", action="store_true", help="the training step instead of inference")
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1], metavar="N", help="pictures of a call")
-    parser.add_argument("--precision", choices=DTYPES, nargs="+", default=["fp32"], help="default: fp32")
-    parser.add_argument("--targets", type=int, default=20, metavar="N", help="of a training picture (default: 20)")
+    add_workload_options(parser)
+    parser.set_defaults(size=(800, 1333))
     parser.add_argument("--calls", type=int, default=5, metavar="N", help="profiled calls (default: %(default)s)")
     parser.add_argument("--top", type=int, default=12, metavar="N", help="kernels listed (default: %(default)s)")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides")
     return parser.parse_args(arguments)
 
 

@@ -16,26 +16,22 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from mask2former.benchmark import (
-    DTYPES,
     Report,
-    Workload,
+    add_workload_options,
     benchmark,
     check_chart_file,
     check_device,
     report_table,
     save_chart,
+    workloads,
 )
 from mask2former.config import load_config
-
-ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_CONFIG = ROOT / "configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     overrides = ["MODEL.WEIGHTS", "", *(["MODEL.DEVICE", args.device] if args.device else [])]
     cfg = load_config(args.config_file, [*overrides, *args.opts])
     reports: list[Report] = []
-    for workload in workloads(args):
+    for workload in workloads(args, processor_time=args.processor_time):
         report = benchmark(
             cfg, workload, repeats=args.repeats, with_transformers=not args.alone, progress=show_progress
         )
@@ -66,27 +62,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default=str(DEFAULT_CONFIG), metavar="FILE", help="default: COCO panoptic R50")
-    parser.add_argument("--training", action="store_true", help="measure the training step instead of inference")
-    parser.add_argument("--size", type=int, nargs=2, default=(512, 704), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1], metavar="N", help="pictures of a call")
-    parser.add_argument("--precision", choices=DTYPES, nargs="+", default=["fp32"], help="default: fp32")
-    parser.add_argument(
-        "--targets", type=int, nargs="+", default=[20], metavar="N", help="targets of a training picture (default: 20)"
-    )
+    add_workload_options(parser)
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="default: %(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     parser.add_argument(
         "--processor-time", action="store_true", help="time of all threads on the CPU, for a machine that is not quiet"
     )
     parser.add_argument("--device", help="cpu or cuda (default: the config's; CPU where there is no GPU)")
-    parser.add_argument(
-        "--kept-queries", type=int, default=20, metavar="N", help="queries in the panoptic merge (default: %(default)s)"
-    )
     parser.add_argument("--alone", action="store_true", help="leave transformers out")
     parser.add_argument("--json", metavar="FILE", help="write all figures there, too")
     parser.add_argument("--chart", metavar="FILE.png", help="draw the stages as bars")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(arguments)
     check(args)
     return args
@@ -103,22 +88,6 @@ def check(args: argparse.Namespace) -> None:
     for file in filter(None, (args.json, args.chart)):
         if not Path(file).parent.is_dir():
             raise FileNotFoundError(f"the folder of {file!r} does not exist")
-
-
-def workloads(args: argparse.Namespace) -> list[Workload]:
-    targets = args.targets if args.training else [0]
-    return [
-        Workload(
-            size=tuple(args.size),
-            batch_size=batch_size,
-            training=args.training,
-            num_targets=num_targets,
-            precision=precision,
-            kept_queries=args.kept_queries,
-            processor_time=args.processor_time,
-        )
-        for batch_size, precision, num_targets in product(args.batch_size, args.precision, targets)
-    ]
 
 
 def show_progress(repetitions: range) -> Iterator[int]:

@@ -8,6 +8,7 @@ scores.
 """
 
 from mask2former.benchmark.chart import check_chart_file, save_chart
+from mask2former.benchmark.options import add_workload_options, workloads
 from mask2former.benchmark.report import INFERENCE_STAGES, TRAINING_STAGES, Figures, Report, Statistic, report_table
 from mask2former.benchmark.run import benchmark
 from mask2former.benchmark.workload import DTYPES, Workload, check_device
@@ -20,9 +21,11 @@ __all__ = [
     "Report",
     "Statistic",
     "Workload",
+    "add_workload_options",
     "benchmark",
     "check_chart_file",
     "check_device",
     "report_table",
     "save_chart",
+    "workloads",
 ]

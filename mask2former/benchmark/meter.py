@@ -20,7 +20,6 @@ from mask2former.benchmark.memory import MemoryMeter
 from mask2former.benchmark.sides import Side
 from mask2former.benchmark.training import OurTraining, TransformersTraining
 from mask2former.benchmark.workload import Workload
-from mask2former.modeling.cuda_graphs import RECORDED_AT
 
 __all__ = ["Meter", "Metering", "OwnProcess"]
 
@@ -58,11 +57,7 @@ class Meter:
         return {name: tensor.float().cpu().numpy() for name, tensor in self._side.outputs().items()}
 
     def warm_up(self) -> None:
-        """What only first calls do is done, the recording of a GPU's network too."""
-        with self._side.stopwatch.as_a_whole():
-            for _ in range(RECORDED_AT if self._side.device.type == "cuda" else 0):
-                self._side.run()
-        self._side.run()
+        self._side.warm_up()
 
     def seconds(self) -> dict[str, float]:
         """One call: the seconds of its stages, and "total"."""

@@ -14,6 +14,7 @@ from mask2former.benchmark.stopwatch import Stopwatch
 from mask2former.benchmark.workload import DTYPES, Workload
 from mask2former.config import on_available_device
 from mask2former.maskformer_model import MaskFormer
+from mask2former.modeling.cuda_graphs import RECORDED_AT
 from mask2former.modeling.transformers_config import to_transformers_config
 from mask2former.modeling.transformers_weights import to_transformers
 
@@ -36,6 +37,13 @@ class Side(ABC):
     @abstractmethod
     def run(self) -> None:
         """One call: all pictures segmented, or one training step."""
+
+    def warm_up(self) -> None:
+        """What only first calls do is done, the recording of a GPU's network too."""
+        with self.stopwatch.as_a_whole():
+            for _ in range(RECORDED_AT if self.device.type == "cuda" else 0):
+                self.run()
+        self.run()
 
     @abstractmethod
     def outputs(self) -> dict[str, Tensor]:
