@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mask2former import MaskFormer
+from mask2former.config import load_config
+
 DATA = Path(__file__).parent / "data"
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -37,6 +40,16 @@ def fill_deterministically(model: nn.Module) -> None:
             continue
         noise = np.random.RandomState(zlib.crc32(name.encode())).randn(*tensor.shape)
         tensor.copy_(torch.from_numpy(_scaled(name, noise)))
+
+
+def golden_panoptic_model() -> MaskFormer:
+    """COCO panoptic R50 with the weights and thresholds of `full_inference_R50_coco_panoptic`, on the CPU."""
+    test = "MODEL.MASK_FORMER.TEST"
+    thresholds = [f"{test}.OBJECT_MASK_THRESHOLD", "0.0", f"{test}.OVERLAP_THRESHOLD", "0.3"]
+    config_file = CONFIGS / "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
+    model = MaskFormer(load_config(config_file, ["MODEL.DEVICE", "cpu", *thresholds]))
+    fill_deterministically(model)
+    return model.eval()
 
 
 def _scaled(name: str, noise: np.ndarray) -> np.ndarray:

@@ -15,22 +15,16 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from mask2former import MaskFormer
-from mask2former.config import load_config
 from mask2former.modeling.cuda_graphs import RECORDED_AT
 from mask2former.modeling.inference_layers import use_inference_layers
 from mask2former.modeling.pixel_decoder.ops import backends
-from tests.golden import CONFIGS, fill_deterministically, picture
-from tests.tiny_model import gradients, tiny_config, tiny_model, tiny_sample
+from tests.golden import golden_panoptic_model, picture
+from tests.tiny_model import RESNET_18, gradients, tiny_config, tiny_model, tiny_sample
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 TEST = "MODEL.MASK_FORMER.TEST"
 ON_GPU = ("MODEL.DEVICE", "cuda")
-RESNET_18: tuple[Any, ...] = (
-    *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.DEPTH", 18),
-    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
-    *("MODEL.BACKBONE.FREEZE_AT", 0),
-)
 BACKENDS = [backends.REFERENCE, "cuda", "triton"]
 SAMPLES = [tiny_sample(num_targets=3, seed=seed, size=size) for seed, size in enumerate([(64, 64), (40, 61)])]
 
@@ -65,11 +59,7 @@ def on_gpu(
 @pytest.fixture(scope="module")
 def published_model() -> MaskFormer:
     """COCO panoptic R50 with the weights of the golden figures, on the CPU."""
-    config_file = CONFIGS / "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
-    thresholds = [f"{TEST}.OBJECT_MASK_THRESHOLD", "0.0", f"{TEST}.OVERLAP_THRESHOLD", "0.3"]
-    model = build_model(load_config(config_file, ["MODEL.DEVICE", "cpu", *thresholds]))
-    fill_deterministically(model)
-    return model.eval()
+    return golden_panoptic_model()
 
 
 def _host(value: Any) -> Tensor:
@@ -205,7 +195,8 @@ def test_a_model_that_moves_leaves_no_recording_behind() -> None:
 
 
 def test_losses_and_gradients_are_those_of_the_cpu(on_gpu: Any) -> None:
-    cpu, gpu = tiny_model(*RESNET_18).train(), tiny_model(*RESNET_18, *ON_GPU).train()
+    unfrozen = (*RESNET_18, "MODEL.BACKBONE.FREEZE_AT", 0)
+    cpu, gpu = tiny_model(*unfrozen).train(), tiny_model(*unfrozen, *ON_GPU).train()
     expected, found = cpu(SAMPLES), on_gpu(lambda: gpu(SAMPLES))
     assert found.keys() == expected.keys()
     for name, loss in expected.items():

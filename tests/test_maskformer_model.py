@@ -13,11 +13,10 @@ from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
 from mask2former import MaskFormer
-from mask2former.config import load_config
 from mask2former.modeling.masks import MaskLogits
 from mask2former.modeling.postprocessing import instance_inference, panoptic_inference, semantic_inference
 from mask2former.packed_masks import PackedMasks
-from tests.golden import CONFIGS, deviation, fill_deterministically, golden, picture, random_normal
+from tests.golden import deviation, golden, golden_panoptic_model, picture, random_normal
 from tests.tiny_model import (
     NUM_CLASSES,
     NUM_QUERIES,
@@ -74,10 +73,7 @@ def _assert_equal_results(found: dict[str, Any], expected: dict[str, Any]) -> No
 
 def test_full_inference_equals_the_original() -> None:
     expected = golden()["full_inference_R50_coco_panoptic"]["outputs"]
-    thresholds = [f"{TEST}.OBJECT_MASK_THRESHOLD", "0.0", f"{TEST}.OVERLAP_THRESHOLD", "0.3"]
-    config_file = CONFIGS / "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
-    model = build_model(load_config(config_file, ["MODEL.DEVICE", "cpu", *thresholds]))
-    fill_deterministically(model)
+    model = golden_panoptic_model()
     batch = [{"image": picture(21, (80, 112)), "height": 60, "width": 90}, {"image": picture(22, (100, 70))}]
     for result, figures in zip(_results(model, batch), expected, strict=True):
         assert deviation(result["sem_seg"], figures["sem_seg"]) < 1e-3

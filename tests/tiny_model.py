@@ -25,6 +25,11 @@ NUM_CLASSES, NUM_QUERIES, NUM_PREDICTIONS = 4, 6, 4
 THING_IDS = [0, 2]
 DATASET = "tiny_model_train"
 SIZE = (64, 64)
+#: Overrides of `tiny_config` that take a ResNet-18 for the backbone.
+RESNET_18: tuple[Any, ...] = (
+    *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.DEPTH", 18),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
+)
 
 
 def tiny_config(*overrides: Any) -> CfgNode:

@@ -12,13 +12,9 @@ from torch._dynamo.utils import counters
 
 from mask2former import MaskFormer
 from mask2former.modeling.compilation import compile_network
-from tests.tiny_model import tiny_model, tiny_sample
+from tests.tiny_model import RESNET_18, tiny_model, tiny_sample
 
-SMALL: tuple[Any, ...] = (
-    *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.DEPTH", 18),
-    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
-    *("MODEL.MASK_FORMER.DEC_LAYERS", 2),
-)
+SMALL: tuple[Any, ...] = (*RESNET_18, "MODEL.MASK_FORMER.DEC_LAYERS", 2)
 
 
 def _compiled() -> MaskFormer:
