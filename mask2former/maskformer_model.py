@@ -106,7 +106,8 @@ class MaskFormer(nn.Module):
         inference_dtype: of autocast while the network runs in inference; None leaves that to the caller.
         is_video: inference takes one clip and gives its instances instead of the results of images.
         compiled: see `compile_network`.
-        cuda_graphs: see `CudaGraphs`; not together with `compiled`, which launches kernels of its own.
+        cuda_graphs: whether inference on a GPU replays recordings, see `CudaGraphs`; not together with `compiled`,
+            which launches kernels of its own.
         """
         super().__init__()
         for key, value, allowed in (
@@ -149,9 +150,7 @@ class MaskFormer(nn.Module):
         self.memory_budget_mb = memory_budget_mb
         self.inference_dtype = inference_dtype
         self.is_video = is_video
-        #: Whether inference on a GPU replays recordings of the network.
-        self.uses_cuda_graphs = cuda_graphs and not compiled
-        self._cuda_graphs = CudaGraphs()
+        self._cuda_graphs = CudaGraphs(enabled=cuda_graphs and not compiled)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -257,10 +256,7 @@ class MaskFormer(nn.Module):
             class_logits_LBQK, masks = self.sem_seg_head.predict(self.backbone(pixels), num_frames=num_frames)
             return class_logits_LBQK[-1], *masks.layer(-1)
 
-        if self.uses_cuda_graphs:
-            class_logits_BQK, *masks = self._cuda_graphs.run(self, network, pixels, num_frames)
-        else:
-            class_logits_BQK, *masks = network(pixels)
+        class_logits_BQK, *masks = self._cuda_graphs.run(self, network, pixels, num_frames)
         return class_logits_BQK, MaskLogits(*masks)
 
     def train(self, mode: bool = True) -> MaskFormer:

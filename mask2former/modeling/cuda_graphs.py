@@ -51,11 +51,14 @@ class CudaGraphs:
     recordings. Attributes of modules and PyTorch's switches of kernels count as they were when a size was recorded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, enabled: bool = True) -> None:
+        """Args:
+        enabled: False lets the network run as usual everywhere, and so it is once a recording has failed.
+        """
+        self._enabled = enabled
         self._recordings: dict[Any, _Recording] = {}
         self._calls: Counter[Any] = Counter()
         self._state: Any = None
-        self._works = True
         # All share an input and the memory in between: one thread at a time, and kernels of one stream.
         self._lock = threading.RLock()
         self._stream: Any = None
@@ -70,10 +73,10 @@ class CudaGraphs:
             self._stream = self._pool = self._recording_stream = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CudaGraphs:
-        return CudaGraphs()  # a copy has weights of its own
+        return CudaGraphs(self._enabled)  # a copy has weights of its own
 
-    def __reduce__(self) -> tuple[type[CudaGraphs], tuple[()]]:
-        return CudaGraphs, ()
+    def __reduce__(self) -> tuple[type[CudaGraphs], tuple[bool]]:
+        return CudaGraphs, (self._enabled,)
 
     def run(self, owner: nn.Module, function: Network, x: Tensor, *settings: Any) -> Outputs:
         """`function(x)`; the results are the caller's own.
@@ -83,7 +86,7 @@ class CudaGraphs:
             x: (N, C, H, W).
             settings: on which else it depends.
         """
-        state = _state(owner) if self._works and self._is_for(x) and _may_be_replayed() else None
+        state = _state(owner) if self._enabled and self._is_for(x) and _may_be_replayed() else None
         if state is None:
             return function(x)
         with self._lock:
@@ -142,7 +145,7 @@ class CudaGraphs:
             return None
         except (RuntimeError, UserWarning) as error:
             self.clear()
-            self._works = False
+            self._enabled = False
             _logger.warning("no CUDA graph can be made of this network, it runs as usual: %s", error)
             return None
         return recording

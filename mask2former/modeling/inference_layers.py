@@ -100,9 +100,9 @@ class FoldingConv2d(_WithPreparedWeights, Conv2d):
         dtype, norm = _inference_dtype(x, self.weight), self.norm
         options: Any = (self.stride, self.padding, self.dilation, self.groups)
         if self._is_fused_in_training(x):
-            return fused_convolution(x, self.weight, *_constants(norm), options, relu, addend)
+            return fused_convolution(x, self.weight, *self._norm_constants(), options, relu, addend)
         if self._is_folded_in_training(x):
-            return self._folded_in_training(x, relu, addend)
+            return self._folded_in_training(x, options, relu, addend)
         if dtype is None or not _has_fixed_statistics(norm):
             return _added(super().forward(x), relu, addend)
         tensors = (self.weight, self.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
@@ -125,15 +125,20 @@ class FoldingConv2d(_WithPreparedWeights, Conv2d):
         is_plain = self.activation is None and isinstance(self.norm, FrozenBatchNorm2d)
         return is_plain and x.is_cuda and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
-    def _folded_in_training(self, x: Tensor, relu: bool, addend: Tensor | None) -> Tensor:
+    def _folded_in_training(self, x: Tensor, options: tuple[Any, ...], relu: bool, addend: Tensor | None) -> Tensor:
         """The norm's factors go to the weight, whose gradient passes through them."""
+        scale_o, bias_o = self._norm_constants()
+        if self.bias is not None:
+            bias_o = torch.addcmul(bias_o, self.bias, scale_o)
+        return _added(F.conv2d(x, self.weight * scale_o[:, None, None, None], bias_o, *options), relu, addend)
+
+    def _norm_constants(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift of each channel by the frozen norm, as long as it does not change."""
         norm = self.norm
         sources = [norm.weight, norm.bias, norm.running_mean, norm.running_var]
-        scale_o, bias_o = self._prepare(self.weight.dtype, sources, lambda: _constants(norm))
-        if self.bias is not None:
-            bias_o = torch.addcmul(bias_o, self.bias, scale_o)  # type: ignore[arg-type]
-        weight = self.weight * scale_o[:, None, None, None]
-        return _added(F.conv2d(x, weight, bias_o, self.stride, self.padding, self.dilation, self.groups), relu, addend)
+        scale_o, shift_o = self._prepare(self.weight.dtype, sources, lambda: _constants(norm))
+        assert shift_o is not None, "`_constants` gives both"
+        return scale_o, shift_o
 
 
 class InferenceLinear(_WithPreparedWeights, nn.Linear):

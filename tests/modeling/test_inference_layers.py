@@ -163,7 +163,7 @@ def test_folded_in_training_it_has_the_same_gradients(bias: bool, relu: bool, wi
     expected = expected if addend is None else expected + addend
     expected = expected.relu() if relu else expected
     inputs = [x, *conv.parameters(), *([] if addend is None else [addend])]
-    found = conv._folded_in_training(x, relu, addend)
+    found = conv._folded_in_training(x, ((1, 1), (1, 1), (1, 1), 1), relu, addend)
     torch.testing.assert_close(found, expected)
     gradients = [torch.autograd.grad((y * direction).sum(), inputs) for y in (found, expected)]
     for mine, theirs in zip(*gradients, strict=True):

@@ -113,7 +113,7 @@ class PanopticResult:
         painted_rW = inside_SrW.gather(0, owner_rW.unsqueeze(0)).squeeze(0)
         # Areas are counted in integers: exact, and independent of the blocks and of the order of addition.
         # Row by row first: a GPU's additions to the same number wait for one another.
-        areas_2rS = torch.zeros(2, *owner_rW.shape[:1], len(logits_SrW), dtype=torch.int32, device=logits_SrW.device)
+        areas_2rS = torch.zeros(2, len(owner_rW), len(logits_SrW), dtype=torch.int32, device=logits_SrW.device)
         areas_2rS[0].scatter_add_(1, owner_rW, torch.ones_like(owner_rW, dtype=torch.int32))
         areas_2rS[1].scatter_add_(1, owner_rW, painted_rW.int())
         mask_areas_S = inside_SrW.view(torch.uint8).flatten(1).sum(dim=1, dtype=torch.int32)
