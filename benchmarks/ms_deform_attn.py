@@ -24,6 +24,7 @@ from torch import Tensor
 from mask2former.benchmark import Statistic
 from mask2former.modeling.pixel_decoder.msdeformattn import cell_centers
 from mask2former.modeling.pixel_decoder.ops.backends import (
+    PLAIN,
     REFERENCE,
     VARIABLE,
     available_backends,
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{name_of_device}, torch {torch.__version__}, {torch.get_num_threads()} threads on the CPU")
     print(f"copies {bandwidth / 1e9:.0f} GB/s (read and written bytes together)")
     names = [REFERENCE, *(name for name in args.backends or available_backends() if name != REFERENCE)]
-    names = [name for name in names if name == REFERENCE or device.type in backend(name).device_types]
+    names = [name for name in names if name in PLAIN or device.type in backend(name).device_types]
     for size, batch, dtype in itertools.product(args.sizes, args.batch_sizes, args.dtypes):
         sizes = tuple((-(-size[0] // stride), -(-size[1] // stride)) for stride in (32, 16, 8))
         inputs = make_inputs(sizes, batch, device, getattr(torch, dtype))

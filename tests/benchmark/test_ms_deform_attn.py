@@ -34,7 +34,7 @@ def test_every_backend_is_timed_in_both_directions(monkeypatch, capsys) -> None:
     assert cases[0] == "40 x 50, levels ((2, 2), (3, 4), (5, 7)), batch 1, float32"
     assert len(cases) == 4
     here = {
-        name for name in available_backends() if name == "reference" or "cpu" in backends.backend(name).device_types
+        name for name in available_backends() if name in backends.PLAIN or "cpu" in backends.backend(name).device_types
     }
     for direction in ("forward ", "forward + backward"):
         timed = [line.removeprefix(direction).split()[0] for line in lines if line.startswith(direction)]

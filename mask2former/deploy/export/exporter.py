@@ -117,7 +117,7 @@ def export_model(cfg: CfgNode, options: ExportOptions, output: str | Path) -> Ex
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        with _standard_operators():
+        with _standard_operators(choice.sampling):
             program = _program(model, options, is_bgr=cfg.INPUT.FORMAT == "BGR")
             choice.write(program, unfinished / choice.file_name, options.task)
         if options.precision == "int8":
@@ -161,14 +161,14 @@ def _program(model: MaskFormer, options: ExportOptions, *, is_bgr: bool) -> Expo
 
 
 @contextmanager
-def _standard_operators() -> Iterator[None]:
-    """Deformable attention in plain PyTorch, whatever runs it faster here.
+def _standard_operators(sampling: str) -> Iterator[None]:
+    """Deformable attention in plain PyTorch, one of `backends.PLAIN`, whatever runs it faster here.
 
     And attention whose result has the memory layout that its own definition gives: how maps are flattened is decided
     while tracing, and must hold when an exporter takes the operator apart.
     """
     before = os.environ.get(backends.VARIABLE)
-    os.environ[backends.VARIABLE] = backends.REFERENCE
+    os.environ[backends.VARIABLE] = sampling
     backends.forget_choices()
     try:
         with sdpa_kernel(SDPBackend.MATH):

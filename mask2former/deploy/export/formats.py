@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 
 from mask2former.deploy.export.graph import INPUTS, output_names
 from mask2former.deploy.export.torchscript import to_torchscript
+from mask2former.modeling.pixel_decoder.ops.backends import EMBEDDING_BAG, REFERENCE
 
 __all__ = ["DTYPES", "FORMATS", "Format", "Run", "check_format", "has_tensorrt", "tensorrt_command"]
 
@@ -41,6 +42,7 @@ class Format:
         file_name: of the model in its folder.
         precisions: that it can have.
         modules: Python modules that it needs beyond PyTorch, all in extra "deploy".
+        sampling: how its deformable attention is written, one of `backends.PLAIN`.
         write: makes the file from a program, for a task.
         open: makes what runs the file, on a device.
     """
@@ -48,6 +50,7 @@ class Format:
     file_name: str
     precisions: tuple[str, ...]
     modules: tuple[str, ...]
+    sampling: str
     write: Callable[[ExportedProgram, Path, str], None]
     open: Callable[[Path, str], Run]
 
@@ -172,12 +175,22 @@ def has_tensorrt() -> bool:
     return shutil.which("trtexec") is not None
 
 
+_PRECISIONS_OF_TORCH = ("fp32", "fp16", "bf16")
 _ONNX = Format(
-    "model.onnx", ("fp32", "fp16", "int8"), ("onnx", "onnxscript", "onnxslim", "onnxruntime"), _write_onnx, _open_onnx
+    file_name="model.onnx",
+    precisions=("fp32", "fp16", "int8"),
+    modules=("onnx", "onnxscript", "onnxslim", "onnxruntime"),
+    sampling=REFERENCE,  # GridSample
+    write=_write_onnx,
+    open=_open_onnx,
 )
 FORMATS: dict[str, Format] = {
-    "torchscript": Format("model.ts", ("fp32", "fp16", "bf16"), (), _write_torchscript, _open_torchscript),
-    "torch_export": Format("model.pt2", ("fp32", "fp16", "bf16"), (), _write_torch_export, _open_torch_export),
+    "torchscript": Format(
+        "model.ts", _PRECISIONS_OF_TORCH, (), EMBEDDING_BAG, _write_torchscript, _open_torchscript
+    ),
+    "torch_export": Format(
+        "model.pt2", _PRECISIONS_OF_TORCH, (), EMBEDDING_BAG, _write_torch_export, _open_torch_export
+    ),
     "onnx": _ONNX,
     # TensorRT reads ONNX: the folder holds that, and where TensorRT is installed its engine too.
     "tensorrt": replace(_ONNX, precisions=("fp32", "fp16", "bf16")),

@@ -47,9 +47,9 @@ def force(monkeypatch):
     backends.forget_choices()
 
 
-@pytest.fixture(params=[pytest.param("cpp", marks=needs_cpp), *GPU_BACKENDS])
+@pytest.fixture(params=["embedding_bag", pytest.param("cpp", marks=needs_cpp), *GPU_BACKENDS])
 def forced(request, force, monkeypatch) -> str:
-    """The name of a compiled backend, which is the one in use."""
+    """The name of an implementation other than the reference, which is the one in use."""
     if request.param == "cuda on the host":
         monkeypatch.setitem(backends._LOADERS, "cuda", emulated_cuda)
     force(request.param.split()[0])
@@ -61,15 +61,23 @@ def device_of(name: str) -> torch.device:
 
 
 @pytest.fixture
-def compiled(forced):
+def faster(forced):
     """The same; new tensors are on its device."""
     with device_of(forced):
         yield forced
 
 
 @pytest.fixture
+def compiled(faster) -> str:
+    """One that is an operator of its own."""
+    if faster == "embedding_bag":
+        pytest.skip("a matter of compiled backends")
+    return faster
+
+
+@pytest.fixture
 def gpu_backend(compiled) -> str:
-    """A compiled backend with kernels for GPUs."""
+    """One with kernels for GPUs."""
     if compiled == "cpp":
         pytest.skip("a matter of GPU kernels")
     return compiled
@@ -128,20 +136,20 @@ def assert_equal_to_reference(sizes: Sizes, arguments, fused_arguments, toleranc
     ids=str,
 )
 @pytest.mark.parametrize("points", [1, 3, 4])
-def test_any_number_of_levels_and_points(compiled, sizes, points) -> None:
+def test_any_number_of_levels_and_points(faster, sizes, points) -> None:
     options = {"batch": 3, "heads": 3, "points": points}
     assert_equal_to_reference(sizes, make_arguments(sizes, **options), make_fused_arguments(sizes, **options))
 
 
 @pytest.mark.parametrize("width", [1, 3, 8, 20, 32, 40, 64, 96])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])
-def test_any_width_of_a_head(compiled, width, dtype, tolerance) -> None:
+def test_any_width_of_a_head(faster, width, dtype, tolerance) -> None:
     options = {"width": width, "dtype": dtype}
     assert_equal_to_reference(SIZES, make_arguments(**options), make_fused_arguments(**options), tolerance)
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_memory_may_start_anywhere(compiled, fused) -> None:
+def test_memory_may_start_anywhere(faster, fused) -> None:
     # Vector loads need 16 bytes; a view of a larger tensor may start at any number.
     arguments = make_fused_arguments(dtype=torch.float32) if fused else make_arguments(dtype=torch.float32)
     shifted = [torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape) for tensor in arguments]
@@ -153,16 +161,16 @@ def test_memory_may_start_anywhere(compiled, fused) -> None:
         torch.testing.assert_close(got, expected)
 
 
-def test_pictures_may_share_their_reference_points(compiled) -> None:
+def test_pictures_may_share_their_reference_points(faster) -> None:
     assert_equal_to_reference(SIZES, make_arguments(), make_fused_arguments(shared=True))
 
 
 @pytest.mark.parametrize("empty", [{"batch": 0}, {"queries": 0}], ids=str)
-def test_nothing_to_do(compiled, empty) -> None:
+def test_nothing_to_do(faster, empty) -> None:
     assert_equal_to_reference(SIZES, make_arguments(**empty), make_fused_arguments(**empty))
 
 
-def test_memory_layout_does_not_matter(compiled) -> None:
+def test_memory_layout_does_not_matter(faster) -> None:
     def strided(arguments):
         return [argument.transpose(0, 1).contiguous().transpose(0, 1) for argument in arguments]
 
@@ -184,7 +192,7 @@ def test_memory_layout_does_not_matter(compiled) -> None:
     "place",
     [-50.0, -1e9, 1e9, 1.4, -0.125, 0.0, 0.125, 0.375, 0.5, 0.875, 1.0, 1.125],
 )
-def test_places_outside_on_the_border_and_on_centers(compiled, place) -> None:
+def test_places_outside_on_the_border_and_on_centers(faster, place) -> None:
     # Cells are 1/4 wide: -0.125 and 1.125 are one cell beyond the outermost centers 0.125 and 0.875.
     value, locations, weights = make_arguments([(4, 4)])
     locations[..., 0] = place
@@ -200,7 +208,7 @@ def test_places_outside_on_the_border_and_on_centers(compiled, place) -> None:
         torch.testing.assert_close(got, expected)
 
 
-def test_gradients_are_exact(compiled) -> None:
+def test_gradients_are_exact(faster) -> None:
     sizes: Sizes = [(2, 3), (1, 2)]
     options = {"batch": 1, "queries": 2, "width": 2, "points": 2}
     for function, arguments in (
@@ -223,7 +231,7 @@ def test_gradients_of_gradients_are_refused(compiled) -> None:
 @pytest.mark.parametrize("width", [20, 32])
 @pytest.mark.parametrize("points_are_narrow", [False, True])
 @pytest.mark.parametrize(("dtype", "epsilon"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
-def test_half_precision_loses_no_more_than_its_rounding(compiled, dtype, epsilon, points_are_narrow, width) -> None:
+def test_half_precision_loses_no_more_than_its_rounding(faster, dtype, epsilon, points_are_narrow, width) -> None:
     # Arguments are exact in the dtype in which they are given; what is left is the rounding of results and of float32.
     for function, reference, inputs in (
         (ms_deform_attn, ms_deform_attn_reference, make_arguments(width=width)),
@@ -354,11 +362,23 @@ def test_an_export_contains_the_operator(compiled) -> None:
     assert not [name for name in operators if "grid_sampler" in name]
 
 
-def test_an_export_of_the_reference_is_ordinary_pytorch(force) -> None:
-    force("reference")
+@pytest.mark.parametrize(("name", "operator"), [("reference", "grid_sampler"), ("embedding_bag", "embedding_bag")])
+def test_an_export_of_plain_pytorch_has_its_operators_alone(force, name, operator) -> None:
+    force(name)
     operators = operators_of_an_export()
     assert not [name for name in operators if "mask2former" in name]
-    assert [name for name in operators if "grid_sampler" in name]
+    assert [name for name in operators if operator in name]
+
+
+def test_coordinates_that_are_no_numbers_give_results_that_are_none(force) -> None:
+    force("embedding_bag")
+    value, locations, weights = make_arguments()
+    expected = ms_deform_attn(value, SIZES, locations, weights)
+    locations[0, 1, 0, 2, 1, 0] = torch.nan
+    found = ms_deform_attn(value, SIZES, locations, weights)
+    assert found[0, 1, :8].isnan().all()
+    found[0, 1, :8] = expected[0, 1, :8]
+    assert torch.equal(found, expected)
 
 
 def test_the_compiled_backend_is_preferred_on_the_cpu(force) -> None:

@@ -19,6 +19,8 @@ from torch import Tensor
 from .sources import fingerprint
 
 __all__ = [
+    "EMBEDDING_BAG",
+    "PLAIN",
     "REFERENCE",
     "VARIABLE",
     "Backend",
@@ -32,8 +34,10 @@ __all__ = [
 
 #: Environment variable that forces one backend. Read when the operator first runs on a type of device.
 VARIABLE = "M2F_OPS_BACKEND"
-#: Plain PyTorch, on every device. It is no `Backend`, as autograd differentiates it.
+#: Plain PyTorch, on every device. These are no `Backend`s, as autograd differentiates them.
 REFERENCE = "reference"
+EMBEDDING_BAG = "embedding_bag"  # on CPUs twice as fast forward, with gradients slower
+PLAIN = (EMBEDDING_BAG, REFERENCE)
 
 _logger = logging.getLogger(__name__)
 
@@ -71,11 +75,11 @@ class Backend:
 
 def available_backends() -> list[str]:
     """Names of the implementations that can run here, the preferred one first."""
-    return [*(name for name in _LOADERS if isinstance(_load(name), Backend)), REFERENCE]
+    return [*(name for name in _LOADERS if isinstance(_load(name), Backend)), *PLAIN]
 
 
 def backend(name: str) -> Backend:
-    """The backend of that name, other than the reference.
+    """The backend of that name, none of `PLAIN`.
 
     Raises:
         ValueError: there is none, or it cannot run here; the message says why.
@@ -124,7 +128,7 @@ def _choose(device_type: str) -> str:
     if device_type == "meta":  # tensors without content: plain PyTorch computes their shapes
         return REFERENCE
     name = os.environ.get(VARIABLE) or _preferred(device_type)
-    if name != REFERENCE and device_type not in backend(name).device_types:
+    if name not in PLAIN and device_type not in backend(name).device_types:
         raise ValueError(
             f"{VARIABLE}={name} runs on {', '.join(sorted(backend(name).device_types))}, the tensors are on "
             f"{device_type}. Unset it, or move the model"

@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from .arguments import check_arguments, check_fused_arguments, computing_dtype
-from .backends import REFERENCE, chosen_backend, takes_narrow_points, takes_value
+from .backends import EMBEDDING_BAG, PLAIN, REFERENCE, chosen_backend, takes_narrow_points, takes_value
+from .embedding_bag import fused_ms_deform_attn_bags, ms_deform_attn_bags
 from .library import fused_ms_deform_attn_op, ms_deform_attn_op
 from .reference import fused_ms_deform_attn_reference, ms_deform_attn_reference
 
 __all__ = ["fused_ms_deform_attn", "ms_deform_attn"]
+
+_PLAIN = {REFERENCE: ms_deform_attn_reference, EMBEDDING_BAG: ms_deform_attn_bags}
+_FUSED_PLAIN = {REFERENCE: fused_ms_deform_attn_reference, EMBEDDING_BAG: fused_ms_deform_attn_bags}
 
 
 def ms_deform_attn(
@@ -38,8 +42,8 @@ def ms_deform_attn(
         ValueError: an argument has a wrong shape, dtype or device; the message names it.
     """
     name = chosen_backend(value.device.type)
-    if name == REFERENCE:
-        return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
+    if name in PLAIN:
+        return _PLAIN[name](value, spatial_shapes, sampling_locations, attention_weights)
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     value_BSnd, locations, weights = _in_dtypes_of(name, value, sampling_locations, attention_weights)
     return ms_deform_attn_op(value_BSnd, _flat(sizes), locations, weights).to(value.dtype)
@@ -69,10 +73,8 @@ def fused_ms_deform_attn(
         ValueError: an argument has a wrong shape, dtype or device; the message names it.
     """
     name = chosen_backend(value.device.type)
-    if name == REFERENCE:
-        return fused_ms_deform_attn_reference(
-            value, spatial_shapes, reference_points, sampling_offsets, attention_logits
-        )
+    if name in PLAIN:
+        return _FUSED_PLAIN[name](value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
     sizes = check_fused_arguments(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
     value_BSnd, offsets, logits, reference = _in_dtypes_of(
         name, value, sampling_offsets, attention_logits, reference_points
