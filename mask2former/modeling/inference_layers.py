@@ -25,6 +25,7 @@ from .inference_precision import cpu_has_bfloat16
 __all__ = [
     "FoldingConv2d",
     "InferenceLinear",
+    "fold_norms",
     "inference_feed_forward",
     "inference_linear",
     "inference_products",
@@ -45,6 +46,18 @@ def use_inference_layers(network: nn.Module) -> None:
     for module in network.modules():
         if type(module) in _REPLACEMENTS:
             module.__class__ = _REPLACEMENTS[type(module)]
+
+
+def fold_norms(network: nn.Module) -> None:
+    """Make batch norms that do not look at the batch part of the convolutions before them, in place and for good.
+
+    For copies that are to be traced: parameters and buffers have other names and values afterwards.
+    """
+    for module in network.modules():
+        if isinstance(module, Conv2d) and _has_fixed_statistics(module.norm):
+            weight, bias = _folded(module, module.norm)
+            module.weight, module.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+            module.norm = None
 
 
 class _WithPreparedWeights(nn.Module):
@@ -307,7 +320,7 @@ def _constants(norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale_o, norm.bias - norm.running_mean * scale_o
 
 
-def _folded(conv: nn.Conv2d, norm: Any) -> Weights:
+def _folded(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution that includes the norm after it. Computed in float64: it is done once."""
     scale_o = (norm.running_var.double() + norm.eps).rsqrt()
     scale_o = scale_o if norm.weight is None else scale_o * norm.weight.double()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from mask2former.deploy.export.resizing import MapSizes
 from mask2former.deploy.export.tasks import OUTPUTS
 from mask2former.maskformer_model import MaskFormer
+from mask2former.modeling.inference_layers import fold_norms
 
 __all__ = ["INPUTS", "ExportGraph", "output_names"]
 
@@ -28,20 +30,23 @@ def output_names(task: str) -> tuple[str, ...]:
 class ExportGraph(nn.Module):
     """Normalization, padding, network and the rule of a task."""
 
+    backbone: Any
+    head: Any
     pixel_mean: Tensor
     pixel_std: Tensor
 
     def __init__(self, model: MaskFormer, rule: nn.Module, *, is_bgr: bool, dtype: torch.dtype = torch.float32) -> None:
         """Args:
-        model: the network is shared with it, or copied where `dtype` is another.
+        model: its network is copied, with norms folded into convolutions.
         rule: see `rule_of_task`.
         is_bgr: the model wants another order of channels than it is given.
         dtype: in which the network computes; the rule computes in float32.
         """
         super().__init__()
-        is_shared = dtype == torch.float32
-        self.backbone = model.backbone if is_shared else copy.deepcopy(model.backbone).to(dtype)
-        self.head = model.sem_seg_head if is_shared else copy.deepcopy(model.sem_seg_head).to(dtype)
+        self.backbone, self.head = copy.deepcopy(model.backbone), copy.deepcopy(model.sem_seg_head)
+        for network in (self.backbone.eval(), self.head.eval()):
+            fold_norms(network)
+            network.to(dtype)
         self.rule = rule
         self.is_bgr = is_bgr
         self.dtype = dtype
