@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mask2former.modeling.inference_layers import (
     FoldingConv2d,
     InferenceLinear,
+    fold_norms,
     inference_linear,
     use_inference_layers,
 )
@@ -67,6 +68,23 @@ def test_a_backbone_gives_the_same_maps(depth: str, norm: str, memory_format: to
         expected, found = plain(pictures), replaced(pictures)
     for name, feature in expected.items():
         torch.testing.assert_close(found[name], feature, rtol=1e-4, atol=1e-4 * feature.abs().max().item())
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_norms_are_folded_for_good(replaced: bool) -> None:
+    network, expected = _resnet("18", replaced=replaced), _resnet("18", replaced=False)
+    fold_norms(network)
+    assert not [module for module in network.modules() if isinstance(module, FrozenBatchNorm2d)]
+    with torch.no_grad():
+        found, maps = network(_pictures()), expected(_pictures())
+    for name, map_ in maps.items():
+        torch.testing.assert_close(found[name], map_, atol=1e-5 * map_.abs().max().item(), rtol=0)
+
+
+def test_norms_that_look_at_the_batch_are_not_folded() -> None:
+    conv = _convolution(nn.BatchNorm2d(4)).train()
+    fold_norms(conv)
+    assert isinstance(conv.norm, nn.BatchNorm2d)
 
 
 def test_names_of_parameters_and_buffers_stay() -> None:

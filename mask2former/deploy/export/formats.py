@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from mask2former.deploy.export.aot_inductor import compile_program, open_package
 from mask2former.deploy.export.graph import INPUTS, output_names
 from mask2former.deploy.export.torchscript import to_torchscript
 from mask2former.modeling.pixel_decoder.ops.backends import EMBEDDING_BAG, REFERENCE
@@ -70,10 +71,7 @@ def check_format(name: str, precision: str | None = None) -> Format:
         raise ValueError(f"format {name!r} has no precision {precision!r}. There are {able}")
     missing = [module for module in found.modules if importlib.util.find_spec(module) is None]
     if missing:
-        raise ModuleNotFoundError(
-            f"format {name!r} needs {', '.join(missing)} of extra 'deploy': make setup EXTRAS=deploy, or "
-            "pip install 'mask2former[deploy]'"
-        )
+        raise ModuleNotFoundError(f"format {name!r} needs {', '.join(missing)}: pip install 'mask2former[deploy]'")
     return found
 
 
@@ -105,6 +103,10 @@ def _open_torch_export(path: Path, device: str) -> Run:
     # Its guards are of the example's memory layout, too: they refuse sizes of Swin that give the right results.
     module = program.module(check_guards=False)
     return lambda inputs: module(*inputs)
+
+
+def _write_aot_inductor(program: ExportedProgram, path: Path, task: str) -> None:
+    compile_program(program, path)
 
 
 def _write_onnx(program: ExportedProgram, path: Path, task: str) -> None:
@@ -185,12 +187,11 @@ _ONNX = Format(
     open=_open_onnx,
 )
 FORMATS: dict[str, Format] = {
-    "torchscript": Format(
-        "model.ts", _PRECISIONS_OF_TORCH, (), EMBEDDING_BAG, _write_torchscript, _open_torchscript
-    ),
+    "torchscript": Format("model.ts", _PRECISIONS_OF_TORCH, (), EMBEDDING_BAG, _write_torchscript, _open_torchscript),
     "torch_export": Format(
         "model.pt2", _PRECISIONS_OF_TORCH, (), EMBEDDING_BAG, _write_torch_export, _open_torch_export
     ),
+    "aot_inductor": Format("model.pt2", _PRECISIONS_OF_TORCH, (), EMBEDDING_BAG, _write_aot_inductor, open_package),
     "onnx": _ONNX,
     # TensorRT reads ONNX: the folder holds that, and where TensorRT is installed its engine too.
     "tensorrt": replace(_ONNX, precisions=("fp32", "fp16", "bf16")),

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from mask2former.deploy import load
 from mask2former.deploy.export import exporter, formats
+from mask2former.deploy.export.aot_inductor import compile_program, compiler
 from mask2former.deploy.export.exporter import ExportOptions, export_model
 from mask2former.deploy.export.formats import check_format, tensorrt_command
 from mask2former.deploy.export.parity import Agreement, Bounds, parity_picture
 from mask2former.deploy.predictor import Predictor
 from mask2former.deploy.results import class_infos, segmentation_of
-from tests.tiny_model import NUM_CLASSES, tiny_config
+from tests.tiny_model import NUM_CLASSES, RESNET_18, tiny_config
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -162,6 +167,35 @@ def test_logits_alone_give_every_task_and_a_fixed_batch_takes_any_number_of_pict
         segmenter(np.zeros((80, 80, 3), dtype=np.uint8))
 
 
+@pytest.mark.skipif(shutil.which(compiler()) is None, reason="needs a C++ compiler")
+def test_machine_code_takes_all_sizes_batches_and_threads(make, monkeypatch):
+    predictor = Predictor.from_config(config(*RESNET_18))
+    exported = make("compiled", ExportOptions("aot_inductor", task="raw"), *RESNET_18, of=predictor)
+    segmenter = load(exported.folder)
+    for task in segmenter.tasks:
+        check_results(segmenter, predictor, task)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(segmenter, [pictures()[0]] * 8))
+    assert all(result.to_json() == results[0].to_json() for result in results)
+
+    with pytest.raises(ValueError, match="was compiled for CPUs, not for device 'cuda'"):
+        load(exported.folder, device="cuda")
+    capabilities = torch.cpu.get_capabilities()
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {**capabilities, "sse2": False, "avx2": False})
+    if platform.machine() in ("x86_64", "AMD64"):
+        with pytest.raises(ValueError, match="was compiled for a CPU with avx2, sse2: export it on this machine"):
+            load(exported.folder)
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(ValueError, match="was compiled for .* on .*, this is .* on riscv64"):
+        load(exported.folder)
+
+
+def test_machine_code_needs_a_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(FileNotFoundError, match="no 'no-such-compiler': install one, or name another by CXX"):
+        compile_program(None, tmp_path / "model.pt2")
+
+
 def test_onnx_has_standard_operators_free_sizes_and_an_integer_twin(make, predictor, monkeypatch, tmp_path):
     onnx = pytest.importorskip("onnx")
     for module in ("onnxruntime", "onnxscript", "onnxslim"):
@@ -200,9 +234,7 @@ def test_what_is_out_of_bounds_is_not_written(tmp_path, monkeypatch):
         raise exporter.ParityError("the exported model does not give what the model gives")
 
     monkeypatch.setattr(exporter, "_program", lambda *args, **kwargs: None)
-    monkeypatch.setitem(
-        exporter.FORMATS, "torchscript", exporter.FORMATS["torchscript"].__class__("m", ("fp32",), (), touch, None)
-    )
+    monkeypatch.setitem(exporter.FORMATS, "torchscript", replace(exporter.FORMATS["torchscript"], write=touch))
     monkeypatch.setattr(exporter, "_finish", differs)
     with pytest.raises(exporter.ParityError, match="does not give"):
         export_model(config(), ExportOptions("torchscript"), tmp_path / "model")

@@ -5,7 +5,7 @@ attention and bilinear weight, and the sum that is wanted is the bag's. PyTorch 
 channels of a cell in one run, as the recommender systems it was made for need it.
 """
 # B batch, S value tokens of all levels, T query tokens, n heads, d channels of a head, L levels, K points, P = L * K,
-# (h, w) cells of one level, R rows of all maps with their borders, one after the other.
+# R cells of all maps with their borders, one after the other.
 
 from __future__ import annotations
 
@@ -58,56 +58,68 @@ def fused_ms_deform_attn_bags(
 def _sum_of_bags(value: Tensor, sizes: list[tuple[int, int]], cells_BTnLK2: Tensor, weights_BTnLK: Tensor) -> Tensor:
     """Sum of bilinear samples of value (B, S, n, d) at (x, y), 0 the center of the first cell -> (B, T, n * d)."""
     batch, num_queries, heads, levels, points, _ = cells_BTnLK2.shape
-    shape_nLK = (heads, levels, points)
-    dtype, device = cells_BTnLK2.dtype, value.device
-
-    # Zeros around each map: with coordinates cut off there, all four neighbors exist. Right of the border and below it
-    # another row or map begins, which is read with weight 0.
-    maps = value.to(dtype).split([height * width for height, width in sizes], dim=1)
-    bordered = [
-        F.pad(map_.unflatten(1, size).flatten(3), (0, 0, 1, 1, 1, 1)).flatten(1, 2)
-        for map_, size in zip(maps, sizes, strict=True)
-    ]
-    last_width = sizes[-1][1]
-    table_BRC = torch.cat([*bordered, value.new_zeros(batch, last_width + 3, heads * value.shape[3], dtype=dtype)], dim=1)
+    dtype = cells_BTnLK2.dtype
+    table_BRC = _bordered_maps(value.to(dtype), sizes)
     num_rows = table_BRC.shape[1]
 
-    limit_nLK2 = _widths_and_heights(sizes, value, dtype)[:, None].expand(*shape_nLK, 2).contiguous()
+    # Cut off on the border, which is zero.
+    limit_nLK2 = _widths_and_heights(sizes, value, dtype)[:, None].expand(heads, levels, points, 2).contiguous()
     cells_BTnLK2 = torch.minimum(cells_BTnLK2.clamp(min=-1), limit_nLK2)
     corner_BTnLK2 = cells_BTnLK2.floor()
     x_share, y_share = (cells_BTnLK2 - corner_BTnLK2).unbind(-1)
+
     # NaN is no place; its shares are NaN, and so is the result.
-    x_corner, y_corner = corner_BTnLK2.nan_to_num().int().unbind(-1)
-
-    row_of_map, first_of_map, first = [], [], 0
-    for height, width in sizes:
-        row_of_map.append(width + 2)
-        first_of_map.append(first + width + 3)
-        first = first + (height + 2) * (width + 2)
-    row_nLK = torch.tensor(row_of_map, dtype=torch.int32, device=device)[:, None].expand(shape_nLK).contiguous()
-    first_nLK = torch.tensor(first_of_map, dtype=torch.int32, device=device)[:, None].expand(shape_nLK)
-    head_n11 = torch.arange(heads, dtype=torch.int32, device=device)[:, None, None]
-    start_nLK = first_nLK * heads + head_n11
-
-    upper = (y_corner * row_nLK + x_corner) * heads + start_nLK
+    x, y = corner_BTnLK2.nan_to_num().int().unbind(-1)
+    row_nLK, start_nLK = _layout(sizes, (heads, levels, points), value.device)
+    upper = (y * row_nLK + x) * heads + start_nLK
     if batch != 1:
-        start_B = torch.arange(batch, dtype=torch.int32, device=device) * (num_rows * heads)
+        start_B = torch.arange(batch, dtype=torch.int32, device=value.device) * (num_rows * heads)
         upper = upper + start_B[:, None, None, None, None]
     lower = upper + row_nLK * heads
-    entries = torch.stack([upper, upper + heads, lower, lower + heads], dim=3)
+    entries_BTn4LK = torch.stack([upper, upper + heads, lower, lower + heads], dim=3)
 
     lower_weight = weights_BTnLK * y_share
     upper_weight = weights_BTnLK - lower_weight
     lower_right, upper_right = lower_weight * x_share, upper_weight * x_share
-    weights = torch.stack([upper_weight - upper_right, upper_right, lower_weight - lower_right, lower_right], dim=3)
-
+    weights_BTn4LK = torch.stack(
+        [upper_weight - upper_right, upper_right, lower_weight - lower_right, lower_right], dim=3
+    )
     bags = F.embedding_bag(
-        entries.flatten(3).flatten(0, 2),
+        entries_BTn4LK.flatten(3).flatten(0, 2),
         table_BRC.view(batch * num_rows * heads, value.shape[3]),
-        per_sample_weights=weights.flatten(3).flatten(0, 2),
+        per_sample_weights=weights_BTn4LK.flatten(3).flatten(0, 2),
         mode="sum",
     )
     return bags.view(batch, num_queries, heads * value.shape[3]).to(value.dtype)
+
+
+def _bordered_maps(value: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    """The maps of all levels with zeros around them, so that each corner has all four neighbors: (B, R, n * d).
+
+    Right of the border and below it another row or map begins, which is read with weight 0; after the last map there
+    are zeros for that.
+    """
+    maps = value.flatten(2).split([height * width for height, width in sizes], dim=1)
+    bordered = [
+        F.pad(map_.unflatten(1, size), (0, 0, 1, 1, 1, 1)).flatten(1, 2) for map_, size in zip(maps, sizes, strict=True)
+    ]
+    batch, _, channels = maps[0].shape
+    return torch.cat([*bordered, bordered[-1].new_zeros(batch, sizes[-1][1] + 3, channels)], dim=1)
+
+
+def _layout(sizes: list[tuple[int, int]], shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of `_bordered_maps`: cells from a row to the next, and the entry of cell (0, 0) and a head, both (n, L, K)."""
+    rows, starts, first = [], [], 0
+    for height, width in sizes:
+        rows.append(width + 2)
+        starts.append(first + width + 3)
+        first = first + (height + 2) * (width + 2)
+    heads = shape[0]
+    row_nLK, start_nLK = (
+        torch.tensor(values, dtype=torch.int32, device=device)[:, None].expand(shape).contiguous()
+        for values in (rows, starts)
+    )
+    return row_nLK, start_nLK * heads + torch.arange(heads, dtype=torch.int32, device=device)[:, None, None]
 
 
 def _widths_and_heights(sizes: list[tuple[int, int]], value: Tensor, dtype: torch.dtype) -> Tensor:

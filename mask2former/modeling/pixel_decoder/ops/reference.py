@@ -69,9 +69,10 @@ def _sum_of_samples(value: Tensor, sizes: list[tuple[int, int]], grid_LNKT2: Ten
     for size, map_NdS, grid_NKT2, weights_NKT in zip(
         sizes, maps, grid_LNKT2.unbind(), weights_LNKT.unbind(), strict=True
     ):
-        sampled_NdKT = F.grid_sample(map_NdS.unflatten(2, size), grid_NKT2, align_corners=False)
-        for sampled_NdT, weights_N1T in zip(sampled_NdKT.unbind(2), weights_NKT.unsqueeze(1).unbind(2), strict=True):
-            total_NdT.addcmul_(sampled_NdT, weights_N1T)
+        map_Ndhw = map_NdS.unflatten(2, size)
+        for grid_NT2, weights_NT in zip(grid_NKT2.unbind(1), weights_NKT.unbind(1), strict=True):
+            sampled_Nd1T = F.grid_sample(map_Ndhw, grid_NT2.unsqueeze(1), align_corners=False)
+            total_NdT.addcmul_(sampled_Nd1T.squeeze(2), weights_NT.unsqueeze(1))
     return total_NdT.unflatten(0, (batch, num_heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
 
 
