@@ -66,7 +66,7 @@ def report(title: str, seconds: dict[str, list[float]], bound: float) -> None:
         spread = f"({figure.smallest:.2f} - {figure.largest:.2f})"
         of_bound = figure.median / (1000 * bound)
         print(
-            f"{title:<20}{name:<12}{figure.median:9.2f} ms {spread:<22}{ratio:7.2f} x reference {of_bound:7.1f} x bound"
+            f"{title:<20}{name:<14}{figure.median:9.2f} ms {spread:<22}{ratio:7.2f} x reference {of_bound:7.1f} x bound"
         )
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 TEST = "MODEL.MASK_FORMER.TEST"
 ON_GPU = ("MODEL.DEVICE", "cuda")
-BACKENDS = [backends.REFERENCE, "cuda", "triton"]
+BACKENDS = [*backends.PLAIN, "cuda", "triton"]
 SAMPLES = [tiny_sample(num_targets=3, seed=seed, size=size) for seed, size in enumerate([(64, 64), (40, 61)])]
 
 

@@ -49,9 +49,11 @@ def use_inference_layers(network: nn.Module) -> None:
 
 
 def fold_norms(network: nn.Module) -> None:
-    """Make batch norms that do not look at the batch part of the convolutions before them, in place and for good.
+    """Make the norms inside Detectron2's convolutions, where they do not look at the batch, part of their weights, in
+    place and for good.
 
-    For copies that are to be traced: parameters and buffers have other names and values afterwards.
+    For copies that are to be traced: parameters and buffers have other names, values and the memory order of
+    channels_last afterwards.
     """
     for module in network.modules():
         if isinstance(module, Conv2d) and _has_fixed_statistics(module.norm):

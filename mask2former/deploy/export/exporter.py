@@ -93,6 +93,8 @@ def export_model(cfg: CfgNode, options: ExportOptions, output: str | Path) -> Ex
 
     Raises:
         FileExistsError: it exists.
+        FileNotFoundError: the format needs a compiler, and there is none.
+        ModuleNotFoundError: the format needs something that is not installed.
         ValueError: format, precision or task are unknown or do not go together, or the model has no such task.
         ParityError: the exported model does not give what the model gives.
     """

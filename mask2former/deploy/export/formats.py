@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from mask2former.deploy.export.aot_inductor import compile_program, open_package
+from mask2former.deploy.export.aot_inductor import check_compiler, compile_program, open_package
 from mask2former.deploy.export.graph import INPUTS, output_names
 from mask2former.deploy.export.torchscript import to_torchscript
 from mask2former.modeling.pixel_decoder.ops.backends import EMBEDDING_BAG, REFERENCE
@@ -46,6 +46,7 @@ class Format:
         sampling: how its deformable attention is written, one of `backends.PLAIN`.
         write: makes the file from a program, for a task.
         open: makes what runs the file, on a device.
+        check: raises where files cannot be written here for want of something else.
     """
 
     file_name: str
@@ -54,6 +55,7 @@ class Format:
     sampling: str
     write: Callable[[ExportedProgram, Path, str], None]
     open: Callable[[Path, str], Run]
+    check: Callable[[], None] = lambda: None
 
 
 def check_format(name: str, precision: str | None = None) -> Format:
@@ -62,6 +64,7 @@ def check_format(name: str, precision: str | None = None) -> Format:
     Raises:
         ValueError: it is unknown, or has another choice of precisions.
         ModuleNotFoundError: what it needs is not installed.
+        FileNotFoundError: it is to be written, which its precision says, and there is no compiler.
     """
     if name not in FORMATS:
         raise ValueError(f"format {name!r} is unknown; choose from {', '.join(FORMATS)}")
@@ -72,6 +75,8 @@ def check_format(name: str, precision: str | None = None) -> Format:
     missing = [module for module in found.modules if importlib.util.find_spec(module) is None]
     if missing:
         raise ModuleNotFoundError(f"format {name!r} needs {', '.join(missing)}: pip install 'mask2former[deploy]'")
+    if precision is not None:
+        found.check()
     return found
 
 
@@ -191,7 +196,15 @@ FORMATS: dict[str, Format] = {
     "torch_export": Format(
         "model.pt2", _PRECISIONS_OF_TORCH, (), EMBEDDING_BAG, _write_torch_export, _open_torch_export
     ),
-    "aot_inductor": Format("model.pt2", _PRECISIONS_OF_TORCH, (), EMBEDDING_BAG, _write_aot_inductor, open_package),
+    "aot_inductor": Format(
+        "compiled.pt2",
+        _PRECISIONS_OF_TORCH,
+        (),
+        EMBEDDING_BAG,
+        _write_aot_inductor,
+        open_package,
+        check_compiler,
+    ),
     "onnx": _ONNX,
     # TensorRT reads ONNX: the folder holds that, and where TensorRT is installed its engine too.
     "tensorrt": replace(_ONNX, precisions=("fp32", "fp16", "bf16")),

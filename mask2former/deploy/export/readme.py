@@ -58,7 +58,7 @@ Takes
 gives {", ".join(f"`{name}`" for name in manifest["outputs"])}. Normalization, padding and the rules of the task are
 inside. Before it, pictures are resized so that the shorter side has {preparation["min_size"]} pixels and the longer at
 most {preparation["max_size"]}. Thresholds: {thresholds}. `classes.json` lists names, colors, ids in the data set, and
-which classes are things.
+which classes are things.{_host_note(manifest)}
 
 ## Compared with the model it was made from
 
@@ -68,6 +68,15 @@ which classes are things.
 
 {manifest["license"]}
 """
+    )
+
+
+def _host_note(manifest: Mapping[str, Any]) -> str:
+    if manifest["format"] != "aot_inductor":
+        return ""
+    return (
+        "\n\nThe file holds machine code for the system, the version of torch and the kind of CPU in `host.json`,\n"
+        "and is refused elsewhere."
     )
 
 

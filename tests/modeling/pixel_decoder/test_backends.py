@@ -208,6 +208,20 @@ def test_places_outside_on_the_border_and_on_centers(faster, place) -> None:
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("place", [-10.0, -0.126, 1.125, 1.126, 10.0])
+def test_places_outside_a_map_know_nothing_of_the_next(faster, place) -> None:
+    sizes: Sizes = [(4, 8), (2, 2)]  # the next is narrower: no padding of one serves the other
+    value, locations, weights = make_arguments(sizes)
+    locations[:, :, :, 0, :, 1] = place
+    found = results(ms_deform_attn, sizes, (value, locations, weights))
+    for got, expected in zip(found, results(ms_deform_attn_reference, sizes, (value, locations, weights)), strict=True):
+        torch.testing.assert_close(got, expected)
+    value[:, 32:] = torch.inf
+    weights[:, :, :, 1] = 0
+    locations[:, :, :, 1] = 10.0
+    assert not ms_deform_attn(value, sizes, locations, weights).any()
+
+
 def test_gradients_are_exact(faster) -> None:
     sizes: Sizes = [(2, 3), (1, 2)]
     options = {"batch": 1, "queries": 2, "width": 2, "points": 2}

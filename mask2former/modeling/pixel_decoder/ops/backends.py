@@ -37,7 +37,7 @@ VARIABLE = "M2F_OPS_BACKEND"
 #: Plain PyTorch, on every device. These are no `Backend`s, as autograd differentiates them.
 REFERENCE = "reference"
 EMBEDDING_BAG = "embedding_bag"  # on CPUs twice as fast forward, with gradients slower
-PLAIN = (EMBEDDING_BAG, REFERENCE)
+PLAIN = (REFERENCE, EMBEDDING_BAG)
 
 _logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch by embedding bags: much faster on CPUs than the definition.
+"""Multi-scale deformable attention in plain PyTorch by embedding bags: without gradients faster than the definition.
 
 A head of a query is a bag: it holds the numbers of the 4 * L * K cells around its points, each with the product of
 attention and bilinear weight, and the sum that is wanted is the bag's. PyTorch has a kernel for that, which reads the
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .arguments import check_arguments, check_fused_arguments, computing_dtype
+from .backends import EMBEDDING_BAG
 
 __all__ = ["fused_ms_deform_attn_bags", "ms_deform_attn_bags"]
 
@@ -56,8 +57,18 @@ def fused_ms_deform_attn_bags(
 
 
 def _sum_of_bags(value: Tensor, sizes: list[tuple[int, int]], cells_BTnLK2: Tensor, weights_BTnLK: Tensor) -> Tensor:
-    """Sum of bilinear samples of value (B, S, n, d) at (x, y), 0 the center of the first cell -> (B, T, n * d)."""
+    """Sum of bilinear samples of value (B, S, n, d) at (x, y), 0 the center of the first cell -> (B, T, n * d).
+
+    Raises:
+        ValueError: there are more samples than 32 bits count.
+    """
     batch, num_queries, heads, levels, points, _ = cells_BTnLK2.shape
+    num_entries = 2 * cells_BTnLK2.numel()
+    if isinstance(num_entries, int) and num_entries >= 2**31:  # else a symbol
+        raise ValueError(
+            f"{batch} pictures of {num_queries} tokens have {num_entries} samples, {EMBEDDING_BAG} counts up to 2**31: "
+            "take fewer at a time"
+        )
     dtype = cells_BTnLK2.dtype
     table_BRC = _bordered_maps(value.to(dtype), sizes)
     num_rows = table_BRC.shape[1]
@@ -94,26 +105,21 @@ def _sum_of_bags(value: Tensor, sizes: list[tuple[int, int]], cells_BTnLK2: Tens
 
 
 def _bordered_maps(value: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-    """The maps of all levels with zeros around them, so that each corner has all four neighbors: (B, R, n * d).
-
-    Right of the border and below it another row or map begins, which is read with weight 0; after the last map there
-    are zeros for that.
+    """The maps of all levels with zeros around them, (B, R, n * d): every corner, down to (-1, -1) and up to (w, h),
+    has all four neighbors.
     """
     maps = value.flatten(2).split([height * width for height, width in sizes], dim=1)
-    bordered = [
-        F.pad(map_.unflatten(1, size), (0, 0, 1, 1, 1, 1)).flatten(1, 2) for map_, size in zip(maps, sizes, strict=True)
-    ]
-    batch, _, channels = maps[0].shape
-    return torch.cat([*bordered, bordered[-1].new_zeros(batch, sizes[-1][1] + 3, channels)], dim=1)
+    bordered = [F.pad(map_.unflatten(1, size), (0, 0, 1, 2, 1, 2)) for map_, size in zip(maps, sizes, strict=True)]
+    return torch.cat([map_.flatten(1, 2) for map_ in bordered], dim=1)
 
 
 def _layout(sizes: list[tuple[int, int]], shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Of `_bordered_maps`: cells from a row to the next, and the entry of cell (0, 0) and a head, both (n, L, K)."""
     rows, starts, first = [], [], 0
     for height, width in sizes:
-        rows.append(width + 2)
-        starts.append(first + width + 3)
-        first = first + (height + 2) * (width + 2)
+        rows.append(width + 3)
+        starts.append(first + width + 4)
+        first = first + (height + 3) * (width + 3)
     heads = shape[0]
     row_nLK, start_nLK = (
         torch.tensor(values, dtype=torch.int32, device=device)[:, None].expand(shape).contiguous()
