@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 
 from mask2former.deploy.export.aot_inductor import check_compiler, compile_program, open_package
 from mask2former.deploy.export.graph import INPUTS, output_names
+from mask2former.deploy.export.onnx_attention import attention_in
 from mask2former.deploy.export.torchscript import to_torchscript
 from mask2former.modeling.pixel_decoder.ops.backends import EMBEDDING_BAG, REFERENCE
 
@@ -131,6 +132,7 @@ def _write_onnx(program: ExportedProgram, path: Path, task: str) -> None:
                 opset_version=OPSET,
                 input_names=list(INPUTS[:num_inputs]),
                 output_names=list(output_names(task)),
+                custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: attention_in(OPSET)},
             )
     finally:
         rewriter.setLevel(level)
