@@ -25,19 +25,20 @@ __all__ = ["BOUNDS", "Agreement", "Bounds", "ParityError", "Speed", "compare", "
 SAME_MASK = 0.9  # intersection over union
 SAME_SCORE = 0.05
 WORTH_COMPARING = 0.1  # score of an instance: hundreds of worse ones are ranked by rounding
+#: Share of the queries whose class logits are judged. Rounding moves a pixel across the border of a mask now and then,
+#: which changes what one query attends to, and with it all its logits: of those masks and segments tell more.
+MOST = 0.95
 
 
 @dataclass(frozen=True)
 class Bounds:
     """What must hold for every picture."""
 
-    logits: float  # largest difference of class logits
+    logits: float  # largest difference of class logits, but for a few queries: `MOST`
     masks: float  # smallest share of mask logits with the same sign
     segments: float  # smallest `Agreement.segments`
 
 
-# In half precision rounding moves a pixel across the border of a mask now and then, which changes what one query
-# attends to, and with it all its logits: masks and segments tell more.
 BOUNDS = {
     "fp32": Bounds(logits=0.01, masks=0.999, segments=0.99),
     "fp16": Bounds(logits=2.0, masks=0.98, segments=0.9),
@@ -57,6 +58,7 @@ class Agreement:
     Attributes:
         image_size, output_size: (h, w) and (H, W).
         class_logits, mask_logits: largest differences.
+        most_class_logits: largest in a share of `MOST` of the queries.
         masks: share of mask logits with the same sign.
         num_segments: that the model finds.
         segments: of maps the share of pixels with the same class and, in panoptic maps, a segment that is the same; of
@@ -66,13 +68,16 @@ class Agreement:
     image_size: tuple[int, int]
     output_size: tuple[int, int]
     class_logits: float
+    most_class_logits: float
     mask_logits: float
     masks: float
     num_segments: int
     segments: float
 
     def is_within(self, bounds: Bounds) -> bool:
-        return self.class_logits <= bounds.logits and self.masks >= bounds.masks and self.segments >= bounds.segments
+        return (
+            self.most_class_logits <= bounds.logits and self.masks >= bounds.masks and self.segments >= bounds.segments
+        )
 
 
 @dataclass(frozen=True)
@@ -135,12 +140,14 @@ def compare(
         # Of a batch, whose pictures must not disturb each other, and of another number than was traced.
         batch = torch.stack([picture, picture.flip(2), picture.flip(1)])
         found = {name: value[0].float() for name, value in exported.outputs(batch, output_size).items()}
+        class_logits_Q = (found["class_logits"] - expected.class_logits).abs().amax(dim=1)
         segments = segmentation_of(eager([sample_of_eager])[0], task, classes)
         agreements.append(
             Agreement(
                 image_size=image_size,
                 output_size=output_size,
-                class_logits=float((found["class_logits"] - expected.class_logits).abs().max()),
+                class_logits=float(class_logits_Q.max()),
+                most_class_logits=float(class_logits_Q.quantile(MOST, interpolation="lower")),
                 mask_logits=float((found["mask_logits"] - masks).abs().max()),
                 masks=float(((found["mask_logits"] > 0) == (masks > 0)).float().mean()),
                 num_segments=len(segments.segments),

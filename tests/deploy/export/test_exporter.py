@@ -264,9 +264,10 @@ def touch(program, path, task):
     path.write_bytes(b"model")
 
 
-@pytest.mark.parametrize("worse", [{"class_logits": 0.2}, {"masks": 0.9}, {"segments": 0.9}])
+@pytest.mark.parametrize("worse", [{"most_class_logits": 0.2}, {"masks": 0.9}, {"segments": 0.9}])
 def test_every_part_of_a_result_has_its_bound(worse):
-    good = {"class_logits": 0.0, "mask_logits": 0.0, "masks": 1.0, "num_segments": 1, "segments": 1.0}
+    good = {"class_logits": 9.0, "most_class_logits": 0.0, "mask_logits": 0.0, "masks": 1.0, "num_segments": 1}
+    good |= {"segments": 1.0}
     bounds = Bounds(logits=0.1, masks=0.99, segments=0.99)
     assert Agreement((64, 64), (64, 64), **good).is_within(bounds)
     assert not Agreement((64, 64), (64, 64), **{**good, **worse}).is_within(bounds)
