@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,10 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from mask2former import MaskFormer
+from mask2former.config import load_config
+from mask2former.deploy import load
+from mask2former.deploy.export.exporter import ExportOptions, export_model
+from mask2former.deploy.export.parity import parity_picture
 from mask2former.modeling.cuda_graphs import RECORDED_AT
 from mask2former.modeling.inference_layers import use_inference_layers
 from mask2former.modeling.pixel_decoder.ops import backends
@@ -23,6 +28,7 @@ from tests.tiny_model import RESNET_18, gradients, tiny_config, tiny_model, tiny
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
+ROOT = Path(__file__).parents[1]
 TEST = "MODEL.MASK_FORMER.TEST"
 ON_GPU = ("MODEL.DEVICE", "cuda")
 BACKENDS = [*backends.PLAIN, "cuda", "triton"]
@@ -253,3 +259,15 @@ def _waits(function: Any) -> int:
     found = [warning for warning in caught if "synchronizing CUDA operation" in str(warning.message)]
     print(*(f"{warning.filename}:{warning.lineno}" for warning in found), sep="\n")
     return len(found)
+
+
+@pytest.mark.parametrize("format", ["torchscript", "torch_export"])
+def test_an_export_runs_where_its_pictures_are(tmp_path: Path, format: str) -> None:
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(ROOT / "weights/digits_panoptic.safetensors")]
+    cfg = load_config(ROOT / "configs/digits/panoptic.yaml", overrides)
+    export_model(cfg, ExportOptions(format), tmp_path / "model")
+    segmenters = [load(tmp_path / "model", device=device) for device in ("cpu", "cuda")]
+    image = parity_picture((96, 144)).permute(1, 2, 0).numpy()
+    expected, found = (segmenter(image) for segmenter in segmenters)
+    assert expected.label_map is not None and found.label_map is not None
+    assert expected.segments and (found.label_map != expected.label_map).mean() < 1e-3

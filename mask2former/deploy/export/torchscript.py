@@ -29,6 +29,8 @@ _CHECKS = {
     "aten::sym_constrain_range",
     "aten::sym_constrain_range_for_size",
 }
+#: Where a graph makes tensors: not where it was traced, but where its input is.
+_DEVICE = "device_of_input"
 
 
 def to_torchscript(program: ExportedProgram) -> torch.jit.ScriptModule:
@@ -51,6 +53,7 @@ def to_torchscript(program: ExportedProgram) -> torch.jit.ScriptModule:
             lines.append(f"return {', '.join(_text(result) for result in node.args[0])}")
         else:
             lines += _statement(node)
+    lines.insert(0, f"{_DEVICE} = {arguments[0]}.device")
     source = "\n".join([f"def forward(self, {', '.join(arguments)}):", *(f"    {line}" for line in lines), ""])
     with warnings.catch_warnings():  # that TorchScript is old, its users know
         warnings.simplefilter("ignore", FutureWarning)
@@ -100,7 +103,7 @@ def _text(value: Any) -> str:
     if isinstance(value, fx.Node):
         return value.name
     if isinstance(value, torch.device):
-        return f'torch.device("{value}")'
+        return _DEVICE
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_text(item) for item in value)}]"
     if isinstance(value, (torch.dtype, torch.memory_format, torch.layout)):
