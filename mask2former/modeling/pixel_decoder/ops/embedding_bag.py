@@ -30,9 +30,9 @@ def ms_deform_attn_bags(
     """Arguments, result and dtypes: see `ms_deform_attn_reference`."""
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     dtype = computing_dtype(value, sampling_locations, attention_weights)
-    size_L12 = _widths_and_heights(sizes, value, dtype)[:, None]
-    cells_BTnLK2 = sampling_locations.to(dtype) * size_L12 - 0.5
-    return _sum_of_bags(value, sizes, cells_BTnLK2, attention_weights.to(dtype))
+    size_L2 = _widths_and_heights(sizes, value, dtype)
+    cells_BTnLK2 = sampling_locations.to(dtype) * size_L2[:, None] - 0.5
+    return _sum_of_bags(value, sizes, size_L2, cells_BTnLK2, attention_weights.to(dtype))
 
 
 def fused_ms_deform_attn_bags(
@@ -45,7 +45,8 @@ def fused_ms_deform_attn_bags(
     """Arguments, result and dtypes: see `fused_ms_deform_attn_reference`."""
     sizes = check_fused_arguments(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
     dtype = computing_dtype(value, reference_points, sampling_offsets, attention_logits)
-    center_BTL2 = reference_points.to(dtype) * _widths_and_heights(sizes, value, dtype) - 0.5
+    size_L2 = _widths_and_heights(sizes, value, dtype)
+    center_BTL2 = reference_points.to(dtype) * size_L2 - 0.5
     # Written out for the points: a sum whose innermost loop has two steps takes ten times as long.
     center_BT1LK2 = center_BTL2[:, :, None, :, None].expand(-1, -1, -1, -1, sampling_offsets.shape[4], -1).contiguous()
     cells_BTnLK2 = center_BT1LK2 + sampling_offsets.to(dtype)
@@ -53,11 +54,15 @@ def fused_ms_deform_attn_bags(
     # Over the innermost axis softmax is slow where P is no multiple of what a vector holds, as with three levels.
     logits_BPX = attention_logits.to(dtype).flatten(3).flatten(1, 2).transpose(1, 2).contiguous()
     weights_BTnLK = logits_BPX.softmax(dim=1).transpose(1, 2).contiguous().view(attention_logits.shape)
-    return _sum_of_bags(value, sizes, cells_BTnLK2, weights_BTnLK)
+    return _sum_of_bags(value, sizes, size_L2, cells_BTnLK2, weights_BTnLK)
 
 
-def _sum_of_bags(value: Tensor, sizes: list[tuple[int, int]], cells_BTnLK2: Tensor, weights_BTnLK: Tensor) -> Tensor:
+def _sum_of_bags(
+    value: Tensor, sizes: list[tuple[int, int]], size_L2: Tensor, cells_BTnLK2: Tensor, weights_BTnLK: Tensor
+) -> Tensor:
     """Sum of bilinear samples of value (B, S, n, d) at (x, y), 0 the center of the first cell -> (B, T, n * d).
+
+    `size_L2` are `_widths_and_heights` of `sizes`.
 
     Raises:
         ValueError: there are more samples than 32 bits count.
@@ -74,7 +79,7 @@ def _sum_of_bags(value: Tensor, sizes: list[tuple[int, int]], cells_BTnLK2: Tens
     num_rows = table_BRC.shape[1]
 
     # Cut off on the border, which is zero.
-    limit_nLK2 = _widths_and_heights(sizes, value, dtype)[:, None].expand(heads, levels, points, 2).contiguous()
+    limit_nLK2 = size_L2[:, None].expand(heads, levels, points, 2).contiguous()
     cells_BTnLK2 = torch.minimum(cells_BTnLK2.clamp(min=-1), limit_nLK2)
     corner_BTnLK2 = cells_BTnLK2.floor()
     x_share, y_share = (cells_BTnLK2 - corner_BTnLK2).unbind(-1)
